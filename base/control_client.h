@@ -1,0 +1,27 @@
+// The other end of a control socket, for programs that may wait: the command line and tests.
+#pragma once
+
+#include <jansson.h>
+#include <sys/types.h>
+
+#include "base/error.h"
+
+struct control_client;
+
+// Connects and takes the hello; a server of another major protocol is refused. 0 or a sentence.
+int control_client_connect(struct control_client **client, const char *path, int timeout_ms,
+                           struct error *err);
+void control_client_close(struct control_client *client);
+
+// Sends a request and waits for its answer; events that come meanwhile are kept. Takes `params`
+// over (NULL for none). The descriptors stay the caller's. The answer is a new object; `result` may
+// be NULL. -EREMOTEIO with the server's sentence when it answered with an error, -ETIMEDOUT,
+// -ECONNRESET when the server is gone. A timeout of -1 waits for ever.
+int control_client_call(struct control_client *client, const char *method, json_t *params,
+                        const int *fds, unsigned fd_count, int timeout_ms, json_t **result,
+                        struct error *err);
+// The next event, after events.subscribe: a new object. -ETIMEDOUT, -ECONNRESET.
+int control_client_next_event(struct control_client *client, int timeout_ms, json_t **event,
+                              struct error *err);
+// The server's process.
+pid_t control_client_peer_pid(const struct control_client *client);

@@ -1,0 +1,282 @@
+// ferry cluster: status, hosts, token, drain, undrain, remove; the table of all its commands
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/units.h"
+#include "cli/cluster.h"
+#include "cli/commands.h"
+#include "cli/daemon_access.h"
+#include "cli/output.h"
+
+struct cluster_options {
+    struct common_options common;
+    uint64_t ttl;
+};
+
+static const struct option_spec common_options[] = {OPTIONS_FORMAT, OPTIONS_RUNTIME_DIR, {0}};
+
+// Parses, calls, and gives the result; OPTIONS_GO or the status to end with.
+static int ask(const struct subcommand *command, int argc, char **argv, const char *method,
+               struct cluster_options *o, json_t **result)
+{
+    struct error err = {0};
+    char **arguments;
+    int status = options_parse(command, argc, argv, o, &arguments);
+    if (status != OPTIONS_GO)
+        return status;
+    json_t *params = json_object();
+    if (o->ttl)
+        json_object_set_new(params, "ttl_ns", json_integer((json_int_t)o->ttl));
+    if (command->least)
+        json_object_set_new(params, "host", json_string(arguments[0]));
+    if (daemon_call(o->common.runtime_dir, method, params, result, &err))
+        return daemon_fail(command, &err);
+    if (o->common.format != OUTPUT_JSON)
+        return OPTIONS_GO;
+    output_json(*result);
+    json_decref(*result);
+    return STATUS_OK;
+}
+
+// ---- token ----
+
+static int token(int argc, char **argv);
+static const struct option_spec token_options[] = {
+    {.name = "ttl",
+     .kind = OPTION_DURATION,
+     .offset = offsetof(struct cluster_options, ttl),
+     .argument = "TIME",
+     .help = "how long it can be used (1h)"},
+    OPTIONS_FORMAT,
+    OPTIONS_RUNTIME_DIR,
+    {0},
+};
+static const struct subcommand cluster_token = {
+    .name = "cluster token",
+    .arguments = "",
+    .summary = "makes a token by which one host can join",
+    .details = "On the new host: ferry cluster join TOKEN@HOST:PORT, with a member's address for "
+               "clients. It\ncarries the SHA-256 of the cluster's CA: a host that joins by it "
+               "speaks with that cluster or with none.",
+    .options = token_options,
+    .run = token,
+};
+
+static int token(int argc, char **argv)
+{
+    struct cluster_options o = {0};
+    json_t *result = NULL;
+    int status = ask(&cluster_token, argc, argv, "cluster.token", &o, &result);
+    if (status != OPTIONS_GO)
+        return status;
+    printf("%s\n", output_text_of(result, "token"));
+    json_decref(result);
+    return STATUS_OK;
+}
+
+// ---- status, hosts ----
+
+static int status_command(int argc, char **argv);
+static const struct subcommand cluster_status = {
+    .name = "cluster status",
+    .arguments = "",
+    .summary = "shows whether all is well",
+    .options = common_options,
+    .run = status_command,
+};
+
+static void print_voters(const json_t *status)
+{
+    uint64_t may_fail = output_number_of(status, "may_fail"),
+             voters = output_number_of(status, "voters");
+    const json_t *member;
+    size_t i;
+    printf("store     %" PRIu64 " voter%s (", voters, voters == 1 ? "" : "s");
+    const char *between = "";
+    json_array_foreach(json_object_get(status, "members"), i, member)
+    {
+        const char *role = output_text_of(member, "role");
+        if (strcmp(role, "voter") != 0 && strcmp(role, "leader") != 0)
+            continue;
+        printf("%s%s", between, output_text_of(member, "name"));
+        between = ", ";
+    }
+    if (may_fail)
+        printf("): %" PRIu64 " may fail\n", may_fail);
+    else if (voters == 1)
+        printf("): its loss stops everything, running machines included\n");
+    else
+        printf("): the loss of one stops everything, running machines included; make it one or "
+               "three\n");
+    json_array_foreach(json_object_get(status, "members"), i, member)
+    {
+        const char *role = output_text_of(member, "role");
+        if (strcmp(role, "voter") != 0 && strcmp(role, "leader") != 0)
+            printf("          %s: %s\n", output_text_of(member, "name"), role);
+    }
+}
+
+static int status_command(int argc, char **argv)
+{
+    struct cluster_options o = {0};
+    json_t *result = NULL;
+    int status = ask(&cluster_status, argc, argv, "cluster.status", &o, &result);
+    if (status != OPTIONS_GO)
+        return status;
+    const json_t *settings = json_object_get(result, "settings");
+    printf("cluster   %s\n", output_text_of(settings, "cluster"));
+    printf("hosts     %" PRIu64 ", %" PRIu64 " alive\n", output_number_of(result, "hosts"),
+           output_number_of(result, "hosts_alive"));
+    printf("machines  %" PRIu64 ", %" PRIu64 " running\n", output_number_of(result, "machines"),
+           output_number_of(result, "machines_running"));
+    printf("manager   %s\n", output_text_of(result, "manager"));
+    print_voters(result);
+    if (json_is_true(json_object_get(settings, "held")))
+        printf(
+            "held      restored from a backup: nothing is started until `ferry cluster release`\n");
+    printf("lease     %.1f s, machines stop after %.1f s\n",
+           (double)output_number_of(settings, "lease_ns") / 1e9,
+           (double)output_number_of(settings, "deadline_ns") / 1e9);
+    json_decref(result);
+    return STATUS_OK;
+}
+
+static int hosts(int argc, char **argv);
+static const struct subcommand cluster_hosts = {
+    .name = "cluster hosts",
+    .arguments = "",
+    .summary = "lists the hosts and what they have",
+    .options = common_options,
+    .run = hosts,
+};
+
+// Labels, pools, nets and the CPU's level: what machines can ask for.
+static void print_has(const json_t *host)
+{
+    static const char *const lists[] = {"labels", "pools", "nets"};
+    const json_t *one;
+    size_t k;
+    if (output_number_of(host, "cpu_level"))
+        printf(" cpu=x86-64-v%" PRIu64, output_number_of(host, "cpu_level"));
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+        json_array_foreach(json_object_get(host, lists[i]), k, one)
+        {
+            const char *name =
+                json_is_string(one) ? json_string_value(one) : output_text_of(one, "name");
+            printf("%s%s", k ? "," : i == 0 ? " labels=" : i == 1 ? " pools=" : " nets=", name);
+        }
+    printf("\n");
+}
+
+static int hosts(int argc, char **argv)
+{
+    struct cluster_options o = {0};
+    json_t *result = NULL, *host;
+    size_t i;
+    int status = ask(&cluster_hosts, argc, argv, "cluster.hosts", &o, &result);
+    if (status != OPTIONS_GO)
+        return status;
+    printf("%-16s %-8s %-8s %5s %10s %10s %8s %-12s %-22s %s\n", "NAME", "STATE", "STORE", "CPUS",
+           "MEMORY", "USED", "MACHINES", "VERSION", "ADDRESS", "HAS");
+    json_array_foreach(json_object_get(result, "hosts"), i, host)
+    {
+        char memory[32], used[32];
+        printf("%-16s %-8s %-8s %5" PRIu64 " %10s %10s %8" PRIu64 " %-12s %-22s",
+               output_text_of(host, "name"), output_text_of(host, "state"),
+               output_text_of(host, "role"), output_number_of(host, "cpus"),
+               units_format_size(output_number_of(host, "memory"), memory, sizeof(memory)),
+               units_format_size(output_number_of(host, "memory_used"), used, sizeof(used)),
+               output_number_of(host, "machines"), output_text_of(host, "version"),
+               output_text_of(host, "address"));
+        print_has(host);
+    }
+    json_decref(result);
+    return STATUS_OK;
+}
+
+// ---- drain, undrain ----
+
+static int drain(int argc, char **argv);
+static const struct subcommand cluster_drain = {
+    .name = "cluster drain",
+    .arguments = "HOST",
+    .summary = "moves all machines away from a host, and lets none start there",
+    .details = "Two at a time; `ferry cluster hosts` shows how many are left, `ferry vm explain` "
+               "why one\nstays.",
+    .options = common_options,
+    .least = 1,
+    .most = 1,
+    .run = drain,
+};
+
+static int drain(int argc, char **argv)
+{
+    struct cluster_options o = {0};
+    json_t *result = NULL;
+    int status = ask(&cluster_drain, argc, argv, "cluster.drain", &o, &result);
+    json_decref(status == OPTIONS_GO ? result : NULL);
+    return status == OPTIONS_GO ? STATUS_OK : status;
+}
+
+static int undrain(int argc, char **argv);
+static const struct subcommand cluster_undrain = {
+    .name = "cluster undrain",
+    .arguments = "HOST",
+    .summary = "lets machines start on it again",
+    .options = common_options,
+    .least = 1,
+    .most = 1,
+    .run = undrain,
+};
+
+static int undrain(int argc, char **argv)
+{
+    struct cluster_options o = {0};
+    json_t *result = NULL;
+    int status = ask(&cluster_undrain, argc, argv, "cluster.undrain", &o, &result);
+    json_decref(status == OPTIONS_GO ? result : NULL);
+    return status == OPTIONS_GO ? STATUS_OK : status;
+}
+
+static int remove_host(int argc, char **argv);
+static const struct subcommand cluster_remove = {
+    .name = "cluster remove",
+    .arguments = "HOST",
+    .summary = "forgets a dead host, and its member of the store",
+    .details = "A host that lost its data directory is removed before it joins again under its "
+               "name.",
+    .options = common_options,
+    .least = 1,
+    .most = 1,
+    .run = remove_host,
+};
+
+static int remove_host(int argc, char **argv)
+{
+    struct cluster_options o = {0};
+    json_t *result = NULL;
+    int status = ask(&cluster_remove, argc, argv, "cluster.remove", &o, &result);
+    json_decref(status == OPTIONS_GO ? result : NULL);
+    return status == OPTIONS_GO ? STATUS_OK : status;
+}
+
+static const struct subcommand *const subcommands[] = {
+    &cluster_init,  &cluster_join,   &cluster_token,   &cluster_status,
+    &cluster_hosts, &cluster_drain,  &cluster_undrain, &cluster_remove,
+    &cluster_voter, &cluster_backup, &cluster_restore, &cluster_release,
+    NULL,
+};
+
+static int cluster(int argc, char **argv)
+{
+    return daemon_group("cluster", "The hosts that run machines together.", subcommands, argc,
+                        argv);
+}
+
+const struct subcommand command_cluster = {
+    .name = "cluster",
+    .arguments = "COMMAND ...",
+    .summary = "sets up and looks after a cluster of hosts",
+    .run = cluster,
+};

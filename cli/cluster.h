@@ -1,0 +1,7 @@
+// The subcommands of `ferry cluster` that have files of their own.
+#pragma once
+
+#include "cli/options.h"
+
+extern const struct subcommand cluster_backup, cluster_init, cluster_restore, cluster_release,
+    cluster_join, cluster_voter;

@@ -1,0 +1,17 @@
+// How subcommands reach this host's ferryd: its socket in the runtime directory.
+#pragma once
+
+#include <jansson.h>
+
+#include "cli/options.h"
+
+// Calls one method; takes `params` over. *result is a new object (NULL: not wanted). 0 or a
+// sentence.
+int daemon_call(const char *runtime_dir, const char *method, json_t *params, json_t **result,
+                struct error *err);
+// "ferry: COMMAND: message"; STATUS_FAILED.
+int daemon_fail(const struct subcommand *command, const struct error *err);
+// A group of subcommands, as `ferry cluster` and `ferry vm`: finds the one that argv[1] names.
+// Their names begin with that of the group and a space. `commands` is ended by NULL.
+int daemon_group(const char *group, const char *summary, const struct subcommand *const *commands,
+                 int argc, char **argv);

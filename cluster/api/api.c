@@ -1,0 +1,206 @@
+#include "cluster/api/api.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/local_socket.h"
+#include "cluster/store/store_admin.h"
+
+enum { TRIES = 20 };
+
+struct job {
+    uv_work_t work;
+    struct api_call call;
+    struct control_request *request;
+    api_method *method;
+    json_t *params;
+    int error;
+};
+
+// ---- helpers of the methods ----
+
+const char *api_text(struct api_call *call, const char *name, bool needed)
+{
+    const json_t *value = json_object_get(call->params, name);
+    if (value && !json_is_string(value))
+        error_set(&call->err, EINVAL, "\"%s\" must be a text", name);
+    else if (!value && needed)
+        error_set(&call->err, EINVAL, "\"%s\" is missing", name);
+    return json_string_value(value);
+}
+
+static json_t *ask_json(struct store_client *client, enum protocol_request kind, struct error *err)
+{
+    struct byte_reader answer;
+    enum store_status status = store_client_request(client, kind, NULL, 0, &answer, err);
+    if (status != STORE_OK) {
+        error_set(err, EAGAIN, "store: %s", store_status_text(status));
+        return NULL;
+    }
+    return store_admin_json(&answer, err);
+}
+
+json_t *api_store_json(struct api_call *call, enum protocol_request kind)
+{
+    struct record none;
+    // Opens the client, if it isn't yet.
+    if (exchange_get(&call->exchange, RECORD_MANAGER, "", &none, &call->err))
+        return NULL;
+    return ask_json(call->exchange.client, kind, &call->err);
+}
+
+// By a client of its own: the exchange's may be with the leader.
+json_t *api_store_status(struct api_call *call)
+{
+    struct store_client *client = NULL;
+    if (store_client_create(&client, call->api->store, &call->err))
+        return NULL;
+    store_client_set_sticky(client, true);
+    store_client_set_timeout(client, 2 * NSEC_PER_SEC);
+    json_t *object = ask_json(client, REQUEST_STATUS, &call->err);
+    store_client_destroy(client);
+    return object;
+}
+
+int api_read(struct api_call *call)
+{
+    int r = exchange_read(&call->exchange, &call->view, &call->err);
+    if (r)
+        return r;
+    if (call->view.settings.mod)
+        return 0;
+    call->code = "wrong-state";
+    return error_set(&call->err, ENOENT,
+                     "this cluster isn't set up yet: `ferry cluster init` does that");
+}
+
+int api_change(struct api_call *call, int (*fill)(struct api_call *call, struct change *change))
+{
+    for (int i = 0; i < TRIES; i++) {
+        struct change change;
+        uint64_t revision;
+        int r = api_read(call);
+        change_clear(&change);
+        if (!r)
+            r = fill(call, &change);
+        if (r)
+            return r > 0 ? 0 : r;
+        enum change_outcome outcome =
+            exchange_commit(&call->exchange, &change, &revision, &call->err);
+        if (outcome == CHANGE_COMMITTED)
+            return 0;
+        // Refused: it was changed meanwhile. Unknown: the next reading shows whether it was done.
+        if (outcome == CHANGE_UNKNOWN && i + 1 == TRIES)
+            return -EAGAIN;
+    }
+    return error_set(&call->err, EAGAIN, "it is changed by somebody else all the time: try again");
+}
+
+// ---- requests ----
+
+static void work(uv_work_t *request)
+{
+    struct job *job = request->data;
+    job->error = job->method(&job->call);
+}
+
+static void answer(uv_work_t *request, int status)
+{
+    struct job *job = request->data;
+    struct api_call *call = &job->call;
+    (void)status;
+    if (job->error && call->code)
+        control_request_fail(job->request, call->code, "%s", call->err.message);
+    else if (job->error)
+        control_request_fail_error(job->request, &call->err);
+    else
+        control_request_reply(job->request, call->result ? call->result : json_object());
+    if (job->error)
+        json_decref(call->result);
+    exchange_close(&call->exchange);
+    record_view_free(&call->view);
+    json_decref(job->params);
+    free(job);
+}
+
+static void begin(struct api *api, struct control_request *request, json_t *params,
+                  api_method *method)
+{
+    struct job *job = calloc(1, sizeof(*job));
+    if (!job) {
+        control_request_fail(request, "no-memory", "out of memory");
+        return;
+    }
+    job->request = request;
+    job->method = method;
+    // A copy: Jansson's counts aren't for several threads.
+    job->params = json_deep_copy(params);
+    job->call = (struct api_call){.api = api, .params = job->params};
+    job->call.exchange = (struct exchange){
+        .local = api->store,
+        .certificate = api->certificate,
+        .key = api->key,
+        .ca = api->ca,
+        .timeout_ns = 5 * NSEC_PER_SEC,
+    };
+    record_view_init(&job->call.view);
+    job->work.data = job;
+    if (uv_queue_work(api->loop, &job->work, work, answer)) {
+        control_request_fail(request, "failed", "no thread for it");
+        json_decref(job->params);
+        free(job);
+    }
+}
+
+#define METHODS(X)                                                                                 \
+    X("cluster.init", api_cluster_init)                                                            \
+    X("cluster.status", api_cluster_status)                                                        \
+    X("cluster.hosts", api_cluster_hosts)                                                          \
+    X("cluster.token", api_cluster_token)                                                          \
+    X("cluster.drain", api_cluster_drain)                                                          \
+    X("cluster.undrain", api_cluster_undrain)                                                      \
+    X("cluster.remove", api_cluster_remove)                                                        \
+    X("cluster.voter", api_cluster_voter)                                                          \
+    X("cluster.release", api_cluster_release)                                                      \
+    X("cluster.join", api_cluster_join)                                                            \
+    X("vm.create", api_vm_create)                                                                  \
+    X("vm.list", api_vm_list)                                                                      \
+    X("vm.show", api_vm_show)                                                                      \
+    X("vm.start", api_vm_start)                                                                    \
+    X("vm.stop", api_vm_stop)                                                                      \
+    X("vm.delete", api_vm_delete)                                                                  \
+    X("vm.migrate", api_vm_migrate)                                                                \
+    X("vm.explain", api_vm_explain)                                                                \
+    X("vm.events", api_vm_events)                                                                  \
+    X("vm.cancel_move", api_vm_cancel_move)
+
+#define CALL(name, method)                                                                         \
+    static void call_##method(void *opaque, struct control_request *request, json_t *params)       \
+    {                                                                                              \
+        begin(opaque, request, params, method);                                                    \
+    }
+METHODS(CALL)
+#undef CALL
+
+static const struct control_method methods[] = {
+#define ENTRY(name, method) {name, call_##method},
+    METHODS(ENTRY)
+#undef ENTRY
+        {NULL, NULL}};
+static const char *const features[] = {"cluster", NULL};
+
+int api_start(struct api *api, uv_loop_t *loop, const char *path, struct error *err)
+{
+    api->loop = loop;
+    api->service =
+        (struct control_service){.methods = methods, .features = features, .opaque = api};
+    int fd = local_socket_listen(path, err);
+    return fd < 0 ? fd : control_server_create(&api->server, loop, fd, &api->service, err);
+}
+
+void api_stop(struct api *api)
+{
+    control_server_destroy(api->server);
+    api->server = NULL;
+}

@@ -1,0 +1,467 @@
+// vm.create, list, show, start, stop, delete, migrate, explain
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cluster/api/api.h"
+#include "cluster/manager/placer.h"
+#include "cluster/records/wishes.h"
+
+// ---- finding ----
+
+static const struct machine_entry *find_machine(struct api_call *call)
+{
+    const char *name = api_text(call, "name", true);
+    if (!name)
+        return NULL;
+    for (size_t i = 0; i < call->view.machine_count; i++) {
+        const struct machine_entry *entry = &call->view.machines[i];
+        if (entry->machine.mod && (strcmp(entry->machine.value.machine.name, name) == 0 ||
+                                   strcmp(entry->uuid, name) == 0))
+            return entry;
+    }
+    call->code = "not-found";
+    error_set(&call->err, ENOENT, "there is no machine '%s' (`ferry vm ls` lists them)", name);
+    return NULL;
+}
+
+// ---- looking ----
+
+const char *api_machine_state(const struct record_view *view, const struct machine_entry *entry)
+{
+    const struct owner_record *owner = &entry->owner.value.owner;
+    const struct state_record *state = &entry->state.value.state;
+    if (entry->tombstone.mod)
+        return "deleting";
+    if (record_view_owner_is_over(view, owner))
+        return "lost";
+    if (owner->stage == OWNER_NONE)
+        return entry->machine.value.machine.wish == WISH_RUNNING ? "pending"
+               : entry->state.mod                                ? state->state
+                                                                 : "stopped";
+    return entry->state.mod && strcmp(state->host, owner->host) == 0 ? state->state : "starting";
+}
+
+static json_t *machine_json(const struct record_view *view, const struct machine_entry *entry)
+{
+    const struct machine_record *machine = &entry->machine.value.machine;
+    const struct owner_record *owner = &entry->owner.value.owner;
+    const struct state_record *state = &entry->state.value.state;
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:s, s:s, s:i}", "name",
+                     machine->name, "uuid", entry->uuid, "wish", wish_name(machine->wish), "state",
+                     api_machine_state(view, entry), "host", owner->host, "incarnation",
+                     (json_int_t)owner->incarnation, "epoch", (json_int_t)owner->epoch, "cpus",
+                     (int)machine->cpus, "memory", (json_int_t)machine->memory, "restart",
+                     restart_policy_name(machine->restart), "reason", state->reason, "restarts",
+                     (int)state->restarts);
+}
+
+int api_vm_list(struct api_call *call)
+{
+    int r = api_read(call);
+    json_t *list = json_array();
+    for (size_t i = 0; !r && i < call->view.machine_count; i++)
+        if (call->view.machines[i].machine.mod)
+            json_array_append_new(list, machine_json(&call->view, &call->view.machines[i]));
+    call->result =
+        json_pack("{s:o, s:I}", "machines", list, "revision", (json_int_t)call->view.revision);
+    return r;
+}
+
+int api_vm_show(struct api_call *call)
+{
+    int r = api_read(call);
+    const struct machine_entry *entry = r ? NULL : find_machine(call);
+    if (!entry)
+        return -call->err.code;
+    call->result = machine_json(&call->view, entry);
+    const char *description = entry->machine.value.machine.description;
+    const char *placement = entry->machine.value.machine.placement;
+    if (description)
+        json_object_set_new(call->result, "description", json_loads(description, 0, NULL));
+    if (placement)
+        json_object_set_new(call->result, "placement", json_loads(placement, 0, NULL));
+    const struct migration_record *migration = &entry->owner.value.owner.migration;
+    if (migration->stage != MIGRATION_NONE)
+        json_object_set_new(call->result, "migration",
+                            json_pack("{s:s, s:s, s:s}", "stage",
+                                      migration_stage_name(migration->stage), "id", migration->id,
+                                      "target", migration->target));
+    // Whether its process, console and logs are this host's.
+    json_object_set_new(call->result, "here",
+                        json_boolean(strcmp(entry->owner.value.owner.host, call->api->host) == 0));
+    if (entry->machine.value.machine.move_to[0])
+        json_object_set_new(call->result, "move_to",
+                            json_string(entry->machine.value.machine.move_to));
+    if (entry->machine.value.machine.host[0])
+        json_object_set_new(call->result, "only_host",
+                            json_string(entry->machine.value.machine.host));
+    return 0;
+}
+
+// ---- creating ----
+
+// What a create asks for; the texts it owns are to be freed, also after an error.
+static int read_wish(struct api_call *call, struct machine_record *machine)
+{
+    const json_t *description = json_object_get(call->params, "description");
+    const json_t *placement = json_object_get(call->params, "placement");
+    const char *name = api_text(call, "name", true), *host = api_text(call, "host", false);
+    const char *restart = api_text(call, "restart", false);
+    const json_t *cpus = json_object_get(description, "cpus");
+    const json_t *memory = json_object_get(description, "memory");
+    if (call->err.code)
+        return -call->err.code;
+    if (!name_is_valid(name))
+        return error_set(&call->err, EINVAL,
+                         "'%s' is not a machine name ([a-z0-9][a-z0-9._-]{0,39})", name);
+    if (!json_is_integer(cpus) || !json_is_integer(memory) || json_integer_value(cpus) < 1 ||
+        json_integer_value(cpus) > 1024 || json_integer_value(memory) < 1)
+        return error_set(&call->err, EINVAL,
+                         "\"description\" must have \"cpus\" and \"memory\" as numbers");
+    *machine = (struct machine_record){
+        .restart = RESTART_ON_FAILURE,
+        .wish = json_is_false(json_object_get(call->params, "start")) ? WISH_STOPPED : WISH_RUNNING,
+        .cpus = (uint32_t)json_integer_value(cpus),
+        .memory = (uint64_t)json_integer_value(memory),
+    };
+    int r = wishes_check(placement, description, &call->err);
+    if (r)
+        return r;
+    if (restart && restart_policy_parse(restart, &machine->restart))
+        return error_set(&call->err, EINVAL, "\"restart\" is always, on-failure or never");
+    if (host && !name_is_valid(host))
+        return error_set(&call->err, EINVAL, "'%s' is not the name of a host", host);
+    snprintf(machine->name, sizeof(machine->name), "%s", name);
+    snprintf(machine->host, sizeof(machine->host), "%s", host ? host : "");
+    machine->description = json_dumps(description, JSON_COMPACT);
+    machine->placement = placement ? json_dumps(placement, JSON_COMPACT) : NULL;
+    return machine->description && (machine->placement || !placement)
+               ? 0
+               : error_set(&call->err, ENOMEM, "out of memory");
+}
+
+// Looks at what is there under the request's id and the name: 1 when the request was done before
+// (by whomever), 0 when it can be tried, or an error.
+static int look_for_earlier(struct api_call *call, const char *request, const char *name,
+                            char uuid[UUID_TEXT_SIZE])
+{
+    struct record record;
+    int r =
+        request ? exchange_get(&call->exchange, RECORD_REQUEST, request, &record, &call->err) : 0;
+    if (!r && request && record.mod) {
+        snprintf(uuid, UUID_TEXT_SIZE, "%s", record.value.uuid.uuid);
+        return 1;
+    }
+    if (!r)
+        r = exchange_get(&call->exchange, RECORD_NAME, name, &record, &call->err);
+    if (!r && record.mod) {
+        call->code = "exists";
+        r = error_set(&call->err, EEXIST, "there is a machine named '%s'", name);
+    }
+    return r;
+}
+
+static enum change_outcome put_machine(struct api_call *call, const struct machine_record *machine,
+                                       const char *request, const char *uuid)
+{
+    struct change change;
+    uint64_t revision;
+    change_clear(&change);
+    change_compare(&change, RECORD_NAME, machine->name, 0);
+    change_compare(&change, RECORD_MACHINE, uuid, 0);
+    if (request) {
+        change_compare(&change, RECORD_REQUEST, request, 0);
+        snprintf(change_put(&change, RECORD_REQUEST, request)->uuid.uuid, UUID_TEXT_SIZE, "%s",
+                 uuid);
+    }
+    snprintf(change_put(&change, RECORD_NAME, machine->name)->uuid.uuid, UUID_TEXT_SIZE, "%s",
+             uuid);
+    change_put(&change, RECORD_MACHINE, uuid)->machine = *machine;
+    change_put(&change, RECORD_OWNER, uuid);
+    return exchange_commit(&call->exchange, &change, &revision, &call->err);
+}
+
+static int create(struct api_call *call, const struct machine_record *machine, const char *request,
+                  char uuid[UUID_TEXT_SIZE])
+{
+    struct uuid random;
+    if (uuid_generate_random(&random))
+        return error_set(&call->err, EIO, "this host gives no random bytes");
+    char mine[UUID_TEXT_SIZE];
+    uuid_format(&random, mine);
+    for (int tries = 0; tries < 5; tries++) {
+        int r = look_for_earlier(call, request, machine->name, uuid);
+        if (r > 0)
+            return 0;
+        if (r == -EEXIST && tries) { // perhaps by the try before, of unknown outcome
+            struct record record;
+            if (exchange_get(&call->exchange, RECORD_NAME, machine->name, &record, &call->err) ==
+                    0 &&
+                strcmp(record.value.uuid.uuid, mine) == 0) {
+                call->code = NULL;
+                snprintf(uuid, UUID_TEXT_SIZE, "%s", mine);
+                return 0;
+            }
+        }
+        if (r)
+            return r;
+        if (put_machine(call, machine, request, mine) == CHANGE_COMMITTED) {
+            snprintf(uuid, UUID_TEXT_SIZE, "%s", mine);
+            return 0;
+        }
+    }
+    return error_prefix(&call->err, "it isn't known whether '%s' was created", machine->name);
+}
+
+int api_vm_create(struct api_call *call)
+{
+    struct machine_record machine = {0};
+    char uuid[UUID_TEXT_SIZE];
+    const char *request = api_text(call, "request", false);
+    if (request && (!*request || strlen(request) >= RECORD_NAME_SIZE || strchr(request, '/')))
+        return error_set(&call->err, EINVAL,
+                         "\"request\" must be 1 to %d characters without a slash",
+                         RECORD_NAME_SIZE - 1);
+    int r = api_read(call);
+    if (!r)
+        r = read_wish(call, &machine);
+    if (!r)
+        r = create(call, &machine, request, uuid);
+    free(machine.description);
+    free(machine.placement);
+    if (!r)
+        call->result = json_pack("{s:s, s:s}", "uuid", uuid, "name", machine.name);
+    return r;
+}
+
+// ---- changing ----
+
+static int fill_wish(struct api_call *call, struct change *change, enum machine_wish wish)
+{
+    const struct machine_entry *entry = find_machine(call);
+    if (!entry)
+        return -call->err.code;
+    if (entry->tombstone.mod) {
+        call->code = "wrong-state";
+        return error_set(&call->err, EBUSY, "it is being deleted");
+    }
+    if (entry->machine.value.machine.wish == wish)
+        return 1;
+    change_compare(change, RECORD_MACHINE, entry->uuid, entry->machine.mod);
+    struct machine_record *machine = &change_put(change, RECORD_MACHINE, entry->uuid)->machine;
+    *machine = entry->machine.value.machine;
+    machine->wish = wish;
+    machine->wish_number++;
+    return 0;
+}
+
+static int fill_start(struct api_call *call, struct change *change)
+{
+    return fill_wish(call, change, WISH_RUNNING);
+}
+
+static int fill_stop(struct api_call *call, struct change *change)
+{
+    return fill_wish(call, change, WISH_STOPPED);
+}
+
+static int fill_delete(struct api_call *call, struct change *change)
+{
+    const struct machine_entry *entry = find_machine(call);
+    if (!entry)
+        return -call->err.code;
+    if (entry->tombstone.mod)
+        return 1;
+    change_compare(change, RECORD_OWNER, entry->uuid, entry->owner.mod);
+    change_compare(change, RECORD_TOMBSTONE, entry->uuid, 0);
+    struct tombstone_record *tombstone =
+        &change_put(change, RECORD_TOMBSTONE, entry->uuid)->tombstone;
+    tombstone->epoch = entry->owner.value.owner.epoch;
+    snprintf(tombstone->name, sizeof(tombstone->name), "%s", entry->machine.value.machine.name);
+    return 0;
+}
+
+int api_vm_start(struct api_call *call)
+{
+    return api_change(call, fill_start);
+}
+
+int api_vm_stop(struct api_call *call)
+{
+    return api_change(call, fill_stop);
+}
+
+int api_vm_delete(struct api_call *call)
+{
+    return api_change(call, fill_delete);
+}
+
+static int refuse_move(struct api_call *call, const struct machine_entry *entry, const char *to)
+{
+    const struct machine_record *machine = &entry->machine.value.machine;
+    const struct owner_record *owner = &entry->owner.value.owner;
+    const struct host_entry *target = record_view_host(&call->view, to);
+    enum migration_stage stage = owner->migration.stage;
+    call->code = "wrong-state";
+    if (!target || !target->host.mod)
+        return error_set(&call->err, ENOENT, "there is no host '%s' (`ferry cluster hosts`)", to);
+    if (target->life.value.life.fenced || target->host.value.host.draining)
+        return error_set(&call->err, EINVAL, "host '%s' is %s", to,
+                         target->life.value.life.fenced ? "dead" : "drained");
+    if (entry->tombstone.mod || machine->wish != WISH_RUNNING || owner->stage != OWNER_STARTED)
+        return error_set(&call->err, EINVAL, "'%s' doesn't run", machine->name);
+    if (machine->host[0] && strcmp(machine->host, to) != 0)
+        return error_set(&call->err, EINVAL, "'%s' may run on '%s' only", machine->name,
+                         machine->host);
+    if (stage != MIGRATION_NONE && stage != MIGRATION_ABORTED)
+        return error_set(&call->err, EBUSY, "'%s' is being moved to '%s'", machine->name,
+                         owner->migration.target);
+    call->code = NULL;
+    return 0;
+}
+
+struct target_verdict {
+    const char *host;
+    bool fits;
+    char text[PLACEMENT_REASON_SIZE];
+};
+
+static int take_verdict(void *opaque, const struct placement_verdict *verdict)
+{
+    struct target_verdict *target = opaque;
+    if (strcmp(verdict->host, target->host) != 0)
+        return 0;
+    target->fits = verdict->reason == PLACEMENT_FITS;
+    snprintf(target->text, sizeof(target->text), "%s", verdict->text);
+    return 0;
+}
+
+// Where the machine can go: `to`, if placement lets it, or with NULL the best host. The result is
+// in `chosen`.
+static int choose_target(struct api_call *call, const struct machine_entry *entry, const char *to,
+                         char chosen[NAME_LIMIT + 1])
+{
+    struct placement *placement = placer_create(&call->view);
+    struct placement_decision decision = {0};
+    struct target_verdict verdict = {.host = to};
+    char summary[RECORD_TEXT_SIZE];
+    int r = !placement ? -ENOMEM
+            : to       ? placement_explain(placement, entry->uuid, take_verdict, &verdict)
+                       : placement_decide(placement, entry->uuid, &decision);
+    snprintf(chosen, NAME_LIMIT + 1, "%s", to ? to : decision.host ? decision.host : "");
+    if (r) {
+        error_set_errno(&call->err, -r, "placement");
+    } else if (to && !verdict.fits) {
+        call->code = "wrong-state";
+        r = error_set(&call->err, EINVAL, "'%s' can't go to host '%s': %s",
+                      entry->machine.value.machine.name, to, verdict.text);
+    } else if (!to && !decision.host) {
+        call->code = "wrong-state";
+        r = error_set(&call->err, EINVAL, "'%s' can go nowhere: %s",
+                      entry->machine.value.machine.name,
+                      placement_summary(&decision, summary, sizeof(summary)));
+    }
+    placement_destroy(placement);
+    return r;
+}
+
+// Notes the wish; the manager begins, once.
+static int fill_migrate(struct api_call *call, struct change *change)
+{
+    char chosen[NAME_LIMIT + 1];
+    const char *to = api_text(call, "to", false);
+    const struct machine_entry *entry = call->err.code ? NULL : find_machine(call);
+    if (!entry)
+        return -call->err.code;
+    if (to && strcmp(entry->owner.value.owner.host, to) == 0)
+        return 1;
+    int r = to ? refuse_move(call, entry, to) : 0;
+    if (!r)
+        r = choose_target(call, entry, to, chosen);
+    if (!r && !to)
+        r = refuse_move(call, entry, chosen);
+    if (r)
+        return r;
+    change_compare(change, RECORD_MACHINE, entry->uuid, entry->machine.mod);
+    change_compare(change, RECORD_OWNER, entry->uuid, entry->owner.mod);
+    struct machine_record *machine = &change_put(change, RECORD_MACHINE, entry->uuid)->machine;
+    *machine = entry->machine.value.machine;
+    snprintf(machine->move_to, sizeof(machine->move_to), "%s", chosen);
+    json_decref(call->result);
+    call->result = json_pack("{s:s}", "to", chosen);
+    return 0;
+}
+
+int api_vm_migrate(struct api_call *call)
+{
+    return api_change(call, fill_migrate);
+}
+
+// A wish, as the move: the source's agent calls it off, if the switch isn't made yet.
+static int fill_cancel(struct api_call *call, struct change *change)
+{
+    const struct machine_entry *entry = find_machine(call);
+    if (!entry)
+        return -call->err.code;
+    const struct machine_record *machine = &entry->machine.value.machine;
+    const struct migration_record *migration = &entry->owner.value.owner.migration;
+    bool moves = migration->stage == MIGRATION_RESERVED || migration->stage == MIGRATION_INCOMING ||
+                 migration->stage == MIGRATION_SWITCHING;
+    if (!moves && !machine->move_to[0]) {
+        call->code = "wrong-state";
+        return error_set(&call->err, EINVAL, "'%s' isn't on the move", machine->name);
+    }
+    if (!machine->move_to[0] && strcmp(machine->cancel, migration->id) == 0)
+        return 1;
+    change_compare(change, RECORD_MACHINE, entry->uuid, entry->machine.mod);
+    struct machine_record *after = &change_put(change, RECORD_MACHINE, entry->uuid)->machine;
+    *after = *machine;
+    after->move_to[0] = 0;
+    if (moves)
+        memcpy(after->cancel, migration->id, sizeof(after->cancel));
+    return 0;
+}
+
+int api_vm_cancel_move(struct api_call *call)
+{
+    return api_change(call, fill_cancel);
+}
+
+// ---- why it is where it is ----
+
+static int add_verdict(void *opaque, const struct placement_verdict *verdict)
+{
+    json_t *one = json_pack("{s:s, s:s, s:s, s:I}", "host", verdict->host, "reason",
+                            placement_reason_name(verdict->reason), "text", verdict->text, "score",
+                            (json_int_t)verdict->score);
+    return one && json_array_append_new(opaque, one) == 0 ? 0 : -ENOMEM;
+}
+
+int api_vm_explain(struct api_call *call)
+{
+    struct placement_decision decision;
+    char summary[RECORD_TEXT_SIZE] = "";
+    int r = api_read(call);
+    const struct machine_entry *entry = r ? NULL : find_machine(call);
+    if (!entry)
+        return -call->err.code;
+    struct placement *placement = placer_create(&call->view);
+    json_t *hosts = json_array();
+    r = placement ? placement_explain(placement, entry->uuid, add_verdict, hosts) : -ENOMEM;
+    if (!r)
+        r = placement_decide(placement, entry->uuid, &decision);
+    if (r) {
+        json_decref(hosts);
+        placement_destroy(placement);
+        return error_set_errno(&call->err, -r, "placement");
+    }
+    if (!decision.host)
+        placement_summary(&decision, summary, sizeof(summary));
+    call->result =
+        json_pack("{s:s, s:s, s:s, s:s, s:o}", "name", entry->machine.value.machine.name, "host",
+                  entry->owner.value.owner.host, "best", decision.host ? decision.host : "",
+                  "why_not", summary, "hosts", hosts);
+    placement_destroy(placement);
+    return 0;
+}

@@ -1,0 +1,314 @@
+#include "cluster/manager/manager.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cluster/records/cluster_mutant.h"
+
+void manager_init(struct manager *manager,
+                  bool (*place)(void *opaque, const struct record_view *view,
+                                const struct machine_entry *machine, char host[NAME_LIMIT + 1],
+                                char reason[RECORD_TEXT_SIZE]),
+                  void *opaque)
+{
+    *manager = (struct manager){.place = place, .opaque = opaque};
+}
+
+void manager_free(struct manager *manager)
+{
+    free(manager->watches);
+    *manager = (struct manager){0};
+}
+
+// ---- fences ----
+
+static struct manager_watch *find_watch(struct manager *manager, const char *host)
+{
+    for (size_t i = 0; i < manager->count; i++)
+        if (strcmp(manager->watches[i].host, host) == 0)
+            return &manager->watches[i];
+    if (manager->count == manager->room) {
+        size_t room = manager->room ? 2 * manager->room : 16;
+        struct manager_watch *grown = realloc(manager->watches, room * sizeof(*grown));
+        if (!grown)
+            return NULL;
+        manager->watches = grown;
+        manager->room = room;
+    }
+    struct manager_watch *watch = &manager->watches[manager->count++];
+    *watch = (struct manager_watch){0};
+    snprintf(watch->host, sizeof(watch->host), "%s", host);
+    return watch;
+}
+
+int manager_observe(struct manager *manager, const struct record_view *view, uint64_t now)
+{
+    uint64_t renew = view->settings.value.settings.renew_ns;
+    // Who didn't see a host can't say that it was silent: after an outage of the store all would be
+    // fenced at once, although none could have renewed.
+    bool blind = !manager->seen_at || now - manager->seen_at > renew;
+    manager->seen_at = now;
+    for (size_t i = 0; i < view->host_count; i++) {
+        const struct host_entry *host = &view->hosts[i];
+        struct manager_watch *watch = find_watch(manager, host->name);
+        if (!watch) {
+            manager->seen_at = 0; // so that the next view begins anew
+            return -ENOMEM;
+        }
+        if (!blind && watch->observed_at && watch->life_mod == host->life.mod &&
+            watch->renewal_mod == host->renewal.mod)
+            continue;
+        watch->life_mod = host->life.mod;
+        watch->renewal_mod = host->renewal.mod;
+        watch->observed_at = now;
+    }
+    return 0;
+}
+
+bool manager_lead(struct manager *manager, const struct record_view *view, const char *host,
+                  const char *instance, uint64_t now, struct change *change)
+{
+    const struct manager_record *old = &view->manager.value.manager;
+    uint64_t renew = view->settings.value.settings.renew_ns;
+    bool own = view->manager.mod && strcmp(old->instance, instance) == 0;
+    if (manager->manager_mod != view->manager.mod || !manager->manager_seen_at) {
+        manager->manager_mod = view->manager.mod;
+        manager->manager_seen_at = now;
+    }
+    uint64_t silent = now - manager->manager_seen_at;
+    if (view->manager.mod && silent < (own ? renew : MANAGER_SILENCE * renew))
+        return false;
+    change_clear(change);
+    change_compare(change, RECORD_MANAGER, "", view->manager.mod);
+    struct manager_record *new = &change_put(change, RECORD_MANAGER, "")->manager;
+    snprintf(new->host, sizeof(new->host), "%s", host);
+    snprintf(new->instance, sizeof(new->instance), "%s", instance);
+    new->count = own ? old->count + 1 : 1;
+    return true;
+}
+
+static struct change *next_change(struct manager_changes *changes, const struct record_view *view)
+{
+    if (changes->count == MANAGER_CHANGES)
+        return NULL;
+    struct change *change = &changes->changes[changes->count++];
+    change_clear(change);
+    change_compare(change, RECORD_MANAGER, "", view->manager.mod);
+    return change;
+}
+
+static void fence_silent_hosts(struct manager *manager, const struct record_view *view,
+                               uint64_t now, struct manager_changes *changes)
+{
+    uint64_t lease = view->settings.value.settings.lease_ns;
+    for (size_t i = 0; i < view->host_count; i++) {
+        const struct host_entry *host = &view->hosts[i];
+        const struct manager_watch *watch = find_watch(manager, host->name);
+        if (!host->life.mod || host->life.value.life.fenced || !watch || !watch->observed_at ||
+            watch->life_mod != host->life.mod || now - watch->observed_at < lease)
+            continue;
+        if (watch->renewal_mod != host->renewal.mod)
+            continue;
+        struct change *change = next_change(changes, view);
+        if (!change)
+            return;
+        change_compare(change, RECORD_LIFE, host->name, host->life.mod);
+        if (!CLUSTER_IS_MUTANT(FENCE_WITHOUT_COMPARE))
+            change_compare(change, RECORD_RENEWAL, host->name, host->renewal.mod);
+        struct life_record *life = &change_put(change, RECORD_LIFE, host->name)->life;
+        *life = host->life.value.life;
+        life->fenced = true;
+    }
+}
+
+// ---- machines ----
+
+// Begins a change of the owner record, which also goes into the view: what is placed later in this
+// step counts it.
+static struct owner_record *change_owner(struct record_view *view, struct machine_entry *entry,
+                                         struct change *change)
+{
+    const struct owner_record *old = &entry->owner.value.owner;
+    change_compare(change, RECORD_OWNER, entry->uuid, entry->owner.mod);
+    struct owner_record *new = &change_put(change, RECORD_OWNER, entry->uuid)->owner;
+    new->epoch = old->epoch + 1;
+    new->ran = old->ran;
+    snprintf(new->home, sizeof(new->home), "%s",
+             old->stage == OWNER_STARTED ? old->host : old->home);
+    new->kept_epoch = old->stage == OWNER_STARTED ? old->epoch : old->kept_epoch;
+    return new;
+}
+
+static void remove_machine(struct record_view *view, struct machine_entry *entry,
+                           struct manager_changes *changes)
+{
+    struct change *change = next_change(changes, view);
+    if (!change)
+        return;
+    change_compare(change, RECORD_OWNER, entry->uuid, entry->owner.mod);
+    change_compare(change, RECORD_TOMBSTONE, entry->uuid, entry->tombstone.mod);
+    change_remove(change, RECORD_OWNER, entry->uuid);
+    change_remove(change, RECORD_MACHINE, entry->uuid);
+    change_remove(change, RECORD_STATE, entry->uuid);
+    change_remove(change, RECORD_TOMBSTONE, entry->uuid);
+    change_remove(change, RECORD_NAME, entry->tombstone.value.tombstone.name);
+}
+
+// Why a machine waits, for people; only when it is something new.
+static void say_pending(struct record_view *view, struct machine_entry *entry, const char *reason,
+                        struct manager_changes *changes)
+{
+    const struct state_record *old = &entry->state.value.state;
+    if (entry->state.mod && strcmp(old->state, "pending") == 0 && strcmp(old->reason, reason) == 0)
+        return;
+    struct change *change = next_change(changes, view);
+    if (!change)
+        return;
+    change_compare(change, RECORD_OWNER, entry->uuid, entry->owner.mod);
+    struct state_record *state = &change_put(change, RECORD_STATE, entry->uuid)->state;
+    state->restarts = old->restarts;
+    snprintf(state->state, sizeof(state->state), "pending");
+    snprintf(state->reason, sizeof(state->reason), "%s", reason);
+}
+
+static void place_machine(struct manager *manager, struct record_view *view,
+                          struct machine_entry *entry, struct manager_changes *changes)
+{
+    char host[NAME_LIMIT + 1], reason[RECORD_TEXT_SIZE] = "";
+    if (changes->count == MANAGER_CHANGES)
+        return;
+    if (!manager->place(manager->opaque, view, entry, host, reason)) {
+        say_pending(view, entry, reason, changes);
+        return;
+    }
+    const struct host_entry *target = record_view_host(view, host);
+    struct change *change = next_change(changes, view);
+    struct owner_record *owner = change_owner(view, entry, change);
+    // The host isn't fenced when this commits.
+    change_compare(change, RECORD_LIFE, host, target->life.mod);
+    owner->stage = OWNER_ASSIGNED;
+    snprintf(owner->host, sizeof(owner->host), "%s", host);
+    owner->incarnation = target->life.value.life.incarnation;
+    entry->owner.value.owner = *owner;
+}
+
+// Nobody wants it to run, and who ran it can't any more.
+static void release_machine(struct record_view *view, struct machine_entry *entry,
+                            struct manager_changes *changes)
+{
+    struct change *change = next_change(changes, view);
+    if (!change)
+        return;
+    struct owner_record *owner = change_owner(view, entry, change);
+    owner->kept_epoch = 0;
+    entry->owner.value.owner = *owner;
+}
+
+static bool can_move(const struct record_view *view, const struct machine_entry *entry,
+                     const char *to)
+{
+    const struct machine_record *machine = &entry->machine.value.machine;
+    const struct owner_record *owner = &entry->owner.value.owner;
+    const struct host_entry *target = record_view_host(view, to);
+    return to[0] && machine->wish == WISH_RUNNING && owner->stage == OWNER_STARTED &&
+           (owner->migration.stage == MIGRATION_NONE ||
+            owner->migration.stage == MIGRATION_ABORTED) &&
+           strcmp(to, owner->host) != 0 && target && target->life.mod &&
+           !target->life.value.life.fenced;
+}
+
+// Writes the wish that it move into the owner record; the agents do the rest. One try a request:
+// the request is used up in the same change.
+static void begin_move(struct record_view *view, struct machine_entry *entry, const char *to,
+                       const char *id, struct manager_changes *changes)
+{
+    const struct machine_record *machine = &entry->machine.value.machine;
+    const struct host_entry *target = record_view_host(view, to);
+    struct change *change = next_change(changes, view);
+    if (!change)
+        return;
+    change_compare(change, RECORD_OWNER, entry->uuid, entry->owner.mod);
+    change_compare(change, RECORD_MACHINE, entry->uuid, entry->machine.mod);
+    change_compare(change, RECORD_LIFE, to, target->life.mod);
+    struct owner_record *owner = &change_put(change, RECORD_OWNER, entry->uuid)->owner;
+    *owner = entry->owner.value.owner;
+    owner->migration = (struct migration_record){
+        .stage = MIGRATION_RESERVED,
+        .target_incarnation = target->life.value.life.incarnation,
+    };
+    snprintf(owner->migration.id, sizeof(owner->migration.id), "%s", id);
+    snprintf(owner->migration.target, sizeof(owner->migration.target), "%s", to);
+    struct machine_record *after = &change_put(change, RECORD_MACHINE, entry->uuid)->machine;
+    *after = *machine;
+    after->move_to[0] = 0;
+    entry->owner.value.owner = *owner;
+}
+
+static unsigned moves_under_way(const struct record_view *view)
+{
+    unsigned count = 0;
+    for (size_t i = 0; i < view->machine_count; i++) {
+        enum migration_stage stage = view->machines[i].owner.value.owner.migration.stage;
+        count += stage == MIGRATION_RESERVED || stage == MIGRATION_INCOMING ||
+                 stage == MIGRATION_SWITCHING;
+    }
+    return count;
+}
+
+// A machine on a host that is drained goes elsewhere, a few at a time.
+static void drain_machine(struct manager *manager, struct record_view *view,
+                          struct machine_entry *entry, uint64_t now,
+                          const char *(*new_id)(void *opaque), void *id_opaque,
+                          struct manager_changes *changes)
+{
+    const struct owner_record *owner = &entry->owner.value.owner;
+    const struct host_entry *host = record_view_host(view, owner->host);
+    char to[NAME_LIMIT + 1], reason[RECORD_TEXT_SIZE];
+    if (!host || !host->host.mod || !host->host.value.host.draining ||
+        owner->stage != OWNER_STARTED || moves_under_way(view) >= MANAGER_MOVES)
+        return;
+    bool again = owner->migration.stage == MIGRATION_ABORTED;
+    if (again && now - manager->drain_tried_at < MANAGER_RETRY_SECONDS * UINT64_C(1000000000))
+        return;
+    if (!manager->place(manager->opaque, view, entry, to, reason) || !can_move(view, entry, to))
+        return; // `ferry vm explain` says why
+    if (again)
+        manager->drain_tried_at = now;
+    begin_move(view, entry, to, new_id(id_opaque), changes);
+}
+
+void manager_step(struct manager *manager, struct record_view *view, uint64_t now,
+                  const char *(*new_id)(void *opaque), void *id_opaque,
+                  struct manager_changes *changes)
+{
+    changes->count = 0;
+    if (!view->settings.mod || !view->manager.mod || view->settings.value.settings.held)
+        return;
+    fence_silent_hosts(manager, view, now, changes);
+    for (size_t i = 0; i < view->machine_count && changes->count < MANAGER_CHANGES; i++) {
+        struct machine_entry *entry = &view->machines[i];
+        const struct owner_record *owner = &entry->owner.value.owner;
+        bool wanted = entry->machine.mod && entry->machine.value.machine.wish == WISH_RUNNING;
+        if (!entry->owner.mod)
+            continue;
+        bool free = owner->stage == OWNER_NONE || record_view_owner_is_over(view, owner);
+        if (CLUSTER_IS_MUTANT(TAKE_FROM_LIVE_HOST) && !free) {
+            const struct manager_watch *watch = find_watch(manager, owner->host);
+            uint64_t lease = view->settings.value.settings.lease_ns;
+            free = watch && now - watch->observed_at > lease / 2;
+        }
+        if (free && entry->tombstone.mod)
+            remove_machine(view, entry, changes);
+        else if (free && wanted)
+            place_machine(manager, view, entry, changes);
+        else if (free && owner->stage != OWNER_NONE)
+            release_machine(view, entry, changes);
+        else if (!free && !entry->tombstone.mod &&
+                 can_move(view, entry, entry->machine.value.machine.move_to))
+            begin_move(view, entry, entry->machine.value.machine.move_to, new_id(id_opaque),
+                       changes);
+        else if (!free && !entry->tombstone.mod && wanted)
+            drain_machine(manager, view, entry, now, new_id, id_opaque, changes);
+    }
+}

@@ -1,0 +1,25 @@
+// The certificates that a cluster makes for itself: its CA, keys and requests of hosts, and what
+// the CA says to a request. All texts are PEM in fresh memory; free() them.
+//
+// Keys are P-256. A host's certificate is followed by the CA's: whoever joins by a token knows the
+// CA by its fingerprint alone, and sees it in the handshake.
+#pragma once
+
+#include "base/error.h"
+
+enum { CERTIFICATE_YEARS = 10, CERTIFICATE_TEXT_MAX = 16384 };
+
+struct certificate_pair {
+    char *certificate; // or a request for one
+    char *key;
+};
+
+// `cluster` goes into its name, for people. 0 or a sentence.
+int certificate_make_ca(const char *cluster, struct certificate_pair *ca, struct error *err);
+// A new key, and the request for its certificate.
+int certificate_make_request(const char *host, struct certificate_pair *request, struct error *err);
+// The certificate of `host` for the key in the request: whatever else the request says is ignored.
+// -EBADMSG if it isn't one, or isn't signed by its own key.
+int certificate_sign(const struct certificate_pair *ca, const char *request, const char *host,
+                     char **certificate, struct error *err);
+void certificate_pair_free(struct certificate_pair *pair);

@@ -1,0 +1,486 @@
+#include "cluster/member/ferryd.h"
+
+#include <getopt.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "cluster/api/daemon.h"
+#include "cluster/api/restore.h"
+#include "cluster/api/waiting.h"
+#include "cluster/member/connection.h"
+#include "cluster/member/member.h"
+#include "cluster/records/facts.h"
+
+struct daemon {
+    uv_loop_t loop;
+    uv_signal_t interrupt, terminate;
+    struct member *member;
+    struct host_daemon *host; // NULL with --store-only
+    struct host_daemon_options host_options;
+    bool store_only, insecure;
+    char tls[3][PATH_MAX]; // the cluster's own certificates: ours, its key, the CA's
+    struct files files;    // where `wrap` puts something between member and disk
+    int exit_code;
+};
+
+static const char usage_text[] =
+    "usage: ferryd [--store-only] --data DIR --name NAME --listen-peer HOST:PORT\n"
+    "              --listen-client HOST:PORT|unix:PATH ... [--found | --join TOKEN@HOST:PORT]\n"
+    "One host of a cluster: a member of its store, and what starts machines here\n"
+    "(docs/cluster.md). NAME is the host's. While DIR is empty it waits for\n"
+    "'ferry cluster init' or 'ferry cluster join'.\n"
+    "  --store-only            be a member of the cluster's store and nothing else\n"
+    "  --data DIR              where the log and the snapshots are\n"
+    "  --found                 found a new cluster if DIR is empty\n"
+    "  --join TOKEN@ADDRESS    join one if DIR is empty ('ferry cluster token' makes tokens)\n"
+    "  --advertise-peer A, --advertise-client A   where others reach this member, if not as above\n"
+    "  --heartbeat 100ms  --election 1s-2s        time-outs; all members should have the same\n"
+    "  --tls-cert F --tls-key F --tls-ca F        TLS by certificates of yours; without, beyond\n"
+    "                          loopback, the cluster makes its own (DIR/tls)\n"
+    "  --tls-name NAME         what other members' certificates must be for (else any of the CA)\n"
+    "  --insecure              allow TCP beyond loopback without TLS\n"
+    "  --memory 1G             limit of the store; beyond it only deletes\n"
+    "  --history 100000        revisions kept (0: all, until 'ferry store compact')\n"
+    "  --snapshot-entries 50000  entries between snapshots\n"
+    "  --segment 16M           size of a log segment\n"
+    "  --runtime-dir DIR       where this host's machines are (or FERRY_RUNTIME_DIR)\n"
+    "  --host-cpus N --host-memory SIZE   what machines may have (all, and three quarters)\n"
+    "  --host-label L  --host-net N  --host-pool NAME=/DIR[,local]   what machines may ask for;\n"
+    "                          each can be repeated\n"
+    "  --host-cpu-ratio 4  --host-memory-ratio 1   how much may be promised of what there is\n"
+    "  --metrics ADDRESS:PORT  answer monitors there (Prometheus' text format; plain HTTP)\n"
+    "  --stop-timeout 30s      from a machine's power button to its kill\n"
+    "  --boot-id TEXT          instead of the kernel's: for several hosts under one kernel\n"
+    "  --witness DIR           for tests: where machines note when they ran (docs/leases.md)\n"
+    "  --log-level error|warning|info|debug\n";
+
+static const struct option long_options[] = {
+    {"store-only", no_argument, NULL, 'o'},
+    {"data", required_argument, NULL, 'd'},
+    {"name", required_argument, NULL, 'n'},
+    {"listen-peer", required_argument, NULL, 'p'},
+    {"listen-client", required_argument, NULL, 'c'},
+    {"advertise-peer", required_argument, NULL, 'P'},
+    {"advertise-client", required_argument, NULL, 'C'},
+    {"found", no_argument, NULL, 'f'},
+    {"join", required_argument, NULL, 'j'},
+    {"heartbeat", required_argument, NULL, 'b'},
+    {"election", required_argument, NULL, 'e'},
+    {"tls-cert", required_argument, NULL, '1'},
+    {"tls-key", required_argument, NULL, '2'},
+    {"tls-ca", required_argument, NULL, '3'},
+    {"tls-name", required_argument, NULL, '4'},
+    {"insecure", no_argument, NULL, 'i'},
+    {"memory", required_argument, NULL, 'm'},
+    {"history", required_argument, NULL, 'H'},
+    {"snapshot-entries", required_argument, NULL, 's'},
+    {"segment", required_argument, NULL, 'S'},
+    {"log-level", required_argument, NULL, 'l'},
+    {"runtime-dir", required_argument, NULL, 'r'},
+    {"host-cpus", required_argument, NULL, 'u'},
+    {"host-memory", required_argument, NULL, 'M'},
+    {"metrics", required_argument, NULL, 'X'},
+    {"host-label", required_argument, NULL, 'L'},
+    {"host-net", required_argument, NULL, 'N'},
+    {"host-pool", required_argument, NULL, 'Q'},
+    {"host-cpu-ratio", required_argument, NULL, 'R'},
+    {"host-memory-ratio", required_argument, NULL, 'Z'},
+    {"stop-timeout", required_argument, NULL, 't'},
+    {"boot-id", required_argument, NULL, 'B'},
+    {"witness", required_argument, NULL, 'w'},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+static bool parse_election(char *text, struct member_options *options)
+{
+    char *dash = strchr(text, '-');
+    if (!dash)
+        return false;
+    *dash = 0;
+    return units_parse_duration(text, &options->election_min_ns) == 0 &&
+           units_parse_duration(dash + 1, &options->election_max_ns) == 0;
+}
+
+static bool parse_level(const char *text)
+{
+    static const char *const names[] = {"error", "warning", "info", "debug"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            log_open(STDERR_FILENO, (enum log_level)i);
+            return true;
+        }
+    }
+    return false;
+}
+
+// What placement is told of this host. A wrong one is said before the usage.
+static bool parse_fact(struct host_daemon_options *o, int option, const char *value)
+{
+    struct error err = {0};
+    int r;
+    if (!o->facts)
+        o->facts = json_object();
+    switch (option) {
+    case 'L':
+        r = facts_add_label(o->facts, value, &err);
+        break;
+    case 'N':
+        r = facts_add_net(o->facts, value, &err);
+        break;
+    case 'Q':
+        r = facts_add_pool(o->facts, value, &err);
+        break;
+    default:
+        r = facts_set_ratio(o->facts, option == 'R' ? "cpu_ratio" : "memory_ratio", value, &err);
+    }
+    if (r)
+        fprintf(stderr, "ferryd: %s\n", err.message);
+    return r == 0;
+}
+
+static bool parse_host_option(struct host_daemon_options *o, int option, char *value)
+{
+    uint64_t number;
+    switch (option) {
+    case 'r':
+        o->runtime_dir = value;
+        return true;
+    case 'u':
+        if (units_parse_number(value, 65536, &number) || number == 0)
+            return false;
+        o->cpus = (uint32_t)number;
+        return true;
+    case 'M':
+        return units_parse_size(value, &o->memory) == 0;
+    case 't':
+        return units_parse_duration(value, &o->stop_timeout_ns) == 0;
+    case 'w':
+        o->witness = value;
+        return true;
+    case 'X':
+        o->metrics = value;
+        return true;
+    default:
+        o->boot_id = value;
+        return strlen(value) < UUID_TEXT_SIZE && *value;
+    }
+}
+
+static bool parse_size_option(int option, char *value, struct member_options *o)
+{
+    uint64_t size;
+    switch (option) {
+    case 'b':
+        return units_parse_duration(value, &o->heartbeat_ns) == 0;
+    case 'e':
+        return parse_election(value, o);
+    case 'm':
+        return units_parse_size(value, &o->memory_limit) == 0;
+    case 'H':
+        return units_parse_number(value, UINT64_MAX / 4, &o->history) == 0;
+    case 's':
+        return units_parse_number(value, UINT32_MAX, &o->snapshot_entries) == 0 &&
+               o->snapshot_entries > 0;
+    case 'S':
+        if (units_parse_size(value, &size) || size > UINT32_MAX)
+            return false;
+        o->segment_bytes = (size_t)size;
+        return size >= (8 << 20); // a transaction must fit
+    default:
+        return parse_level(value);
+    }
+}
+
+// False: usage.
+static bool parse_option(struct daemon *daemon, struct member_options *o, int option, char *value)
+{
+    switch (option) {
+    case 'o':
+        daemon->store_only = true;
+        return true;
+    case 'd':
+        o->directory = value;
+        return true;
+    case 'n':
+        o->name = value;
+        return true;
+    case 'p':
+        o->listen_peer = value;
+        return true;
+    case 'c':
+        if (o->listen_client_count == 4)
+            return false;
+        o->listen_client[o->listen_client_count++] = value;
+        return true;
+    case 'P':
+        o->advertise_peer = value;
+        return true;
+    case 'C':
+        o->advertise_client = value;
+        return true;
+    case 'f':
+        o->found = true;
+        return true;
+    case 'j':
+        o->join = value;
+        return true;
+    case '1':
+        o->tls_certificate = value;
+        return true;
+    case '2':
+        o->tls_key = value;
+        return true;
+    case '3':
+        o->tls_ca = value;
+        return true;
+    case '4':
+        o->tls_name = value;
+        return true;
+    case 'i':
+        daemon->insecure = true;
+        return true;
+    case '?':
+    case 'h':
+        return false;
+    case 'L':
+    case 'N':
+    case 'Q':
+    case 'R':
+    case 'Z':
+        return parse_fact(&daemon->host_options, option, value);
+    case 'r':
+    case 'u':
+    case 'M':
+    case 't':
+    case 'B':
+    case 'w':
+    case 'X':
+        return parse_host_option(&daemon->host_options, option, value);
+    default:
+        return parse_size_option(option, value, o);
+    }
+}
+
+static bool is_local(const char *address)
+{
+    return strncmp(address, "unix:", 5) == 0 || strncmp(address, "127.", 4) == 0 ||
+           strncmp(address, "localhost:", 10) == 0 || strncmp(address, "[::1]:", 6) == 0;
+}
+
+// Certificates that were made while founding or joining are in the data directory.
+static void use_own_tls(struct daemon *daemon, struct member_options *o)
+{
+    static const char *const names[] = {"host.pem", "host.key", "ca.pem"};
+    for (int i = 0; i < 3; i++)
+        snprintf(daemon->tls[i], sizeof(daemon->tls[i]), "%s/tls/%s", o->directory, names[i]);
+    o->tls_certificate = daemon->tls[0];
+    o->tls_key = daemon->tls[1];
+    o->tls_ca = daemon->tls[2];
+}
+
+static int check_security(struct daemon *daemon, struct member_options *o)
+{
+    bool local = is_local(o->listen_peer), exists = member_exists(o->directory);
+    for (unsigned i = 0; i < o->listen_client_count; i++)
+        local = local && is_local(o->listen_client[i]);
+    unsigned given = !!o->tls_certificate + !!o->tls_key + !!o->tls_ca;
+    if (given != 0 && given != 3) {
+        fprintf(stderr, "ferryd: --tls-cert, --tls-key and --tls-ca belong together\n");
+        return 2;
+    }
+    if (given || daemon->insecure)
+        return 0;
+    use_own_tls(daemon, o);
+    bool there = exists && access(o->tls_ca, F_OK) == 0;
+    if (there || (!exists && !local)) {
+        o->own_tls = true;
+        return 0;
+    }
+    o->tls_certificate = o->tls_key = o->tls_ca = NULL;
+    if (!local) {
+        fprintf(stderr, "ferryd: listening beyond loopback without TLS would let anybody write: "
+                        "this member was made without certificates of its own, so give --tls-cert, "
+                        "--tls-key, --tls-ca, or --insecure\n");
+        return 2;
+    }
+    return 0;
+}
+
+static void stop_member(void *context)
+{
+    struct daemon *daemon = context;
+    if (daemon->member)
+        member_stop(daemon->member);
+    if (!uv_is_closing((uv_handle_t *)&daemon->interrupt)) {
+        uv_close((uv_handle_t *)&daemon->interrupt, NULL);
+        uv_close((uv_handle_t *)&daemon->terminate, NULL);
+    }
+}
+
+static void stop_daemon(struct daemon *daemon)
+{
+    // The host's threads speak with the member: first they.
+    if (daemon->host)
+        host_daemon_stop(daemon->host, stop_member, daemon);
+    else
+        stop_member(daemon);
+}
+
+static void signalled(uv_signal_t *handle, int number)
+{
+    log_info("stopping: signal %d", number);
+    stop_daemon(handle->data);
+}
+
+static void member_ended(void *context, int error)
+{
+    struct daemon *daemon = context;
+    daemon->exit_code = error ? 1 : 0;
+    // Not from here: the member is in the middle of something.
+    uv_stop(&daemon->loop);
+}
+
+// What this host runs beside the member, which listens for it on a socket of its own.
+static int create_host(struct daemon *daemon, struct member_options *options, struct error *err)
+{
+    struct host_daemon_options *o = &daemon->host_options;
+    const char *store;
+    if (daemon->store_only)
+        return 0;
+    if (!name_is_valid(options->name))
+        return error_set(err, EINVAL, "'%s' is not a host name ([a-z0-9][a-z0-9._-]{0,39})",
+                         options->name);
+    if (options->listen_client_count == 4)
+        return error_set(err, EINVAL, "--listen-client can be given three times");
+    if (!o->facts)
+        o->facts = json_object();
+    if (facts_add_cpu(o->facts, err))
+        return -err->code;
+    o->host = options->name;
+    o->data = options->directory;
+    o->address = options->advertise_client ? options->advertise_client : options->listen_client[0];
+    o->election_max_ns = options->election_max_ns;
+    o->certificate = options->tls_certificate;
+    o->key = options->tls_key;
+    o->ca = options->tls_ca;
+    int r = host_daemon_create(&daemon->host, &daemon->loop, o, &store, err);
+    if (!r)
+        options->listen_client[options->listen_client_count++] = store;
+    return r;
+}
+
+static int prepare(void *context, bool found, const char *join, struct error *err)
+{
+    struct member_options options = *(const struct member_options *)context;
+    options.found = found;
+    options.join = join;
+    return member_prepare(&options, err);
+}
+
+static int restore(void *context, const char *path, struct error *err)
+{
+    return restore_cluster(context, path, err);
+}
+
+// Whoever starts without a member, and isn't told here how to become one, is told by its socket.
+static int obtain_member(const struct daemon *daemon, struct member_options *o, struct error *err)
+{
+    if (member_exists(o->directory))
+        return 0;
+    if (daemon->store_only || o->found || o->join)
+        return member_prepare(o, err);
+    struct waiting waiting = {
+        .runtime_dir = daemon->host_options.runtime_dir,
+        .election_max_ns = o->election_max_ns,
+        .prepare = prepare,
+        .restore = restore,
+        .context = o,
+    };
+    return waiting_run(&waiting, err);
+}
+
+static int run(struct daemon *daemon, struct member_options *options,
+               const struct ferryd_test *test)
+{
+    struct error err = {0};
+    int error;
+    if (test && test->newest_command)
+        options->newest_command = test->newest_command;
+    if (test && test->wrap) {
+        mkdir(options->directory, 0700);
+        error = files_posix_open(&daemon->files, options->directory);
+        if (error) {
+            fprintf(stderr, "ferryd: '%s': %s\n", options->directory, strerror(-error));
+            return 1;
+        }
+        test->wrap(&daemon->files);
+        options->files = &daemon->files;
+    }
+    if (uv_loop_init(&daemon->loop))
+        return 1;
+    options->ended = member_ended;
+    options->context = daemon;
+    // Hosts come in any number, voters shouldn't.
+    options->wish = daemon->store_only ? MEMBER_WISH_VOTER : MEMBER_WISH_AUTO;
+    if (create_host(daemon, options, &err) || obtain_member(daemon, options, &err) ||
+        member_start(&daemon->member, &daemon->loop, options, &err)) {
+        fprintf(stderr, "ferryd: %s\n", err.message);
+        host_daemon_free(daemon->host);
+        return 1;
+    }
+    uv_signal_init(&daemon->loop, &daemon->interrupt);
+    uv_signal_init(&daemon->loop, &daemon->terminate);
+    daemon->interrupt.data = daemon->terminate.data = daemon;
+    uv_signal_start(&daemon->interrupt, signalled, SIGINT);
+    uv_signal_start(&daemon->terminate, signalled, SIGTERM);
+    if (daemon->host && host_daemon_start(daemon->host, &err)) {
+        fprintf(stderr, "ferryd: %s\n", err.message);
+        daemon->exit_code = 1;
+        stop_daemon(daemon);
+    }
+    uv_run(&daemon->loop, UV_RUN_DEFAULT);
+    stop_daemon(daemon);
+    uv_run(&daemon->loop, UV_RUN_DEFAULT);
+    member_free(daemon->member);
+    host_daemon_free(daemon->host);
+    uv_loop_close(&daemon->loop);
+    return daemon->exit_code;
+}
+
+int ferryd_run(int argc, char **argv, const struct ferryd_test *test)
+{
+    struct daemon daemon = {.host_options.stop_timeout_ns = 30 * NSEC_PER_SEC};
+    struct member_options options;
+    int option;
+    log_open(STDERR_FILENO, LOG_LEVEL_INFO);
+    signal(SIGPIPE, SIG_IGN);
+    member_options_default(&options);
+    while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
+        if (!parse_option(&daemon, &options, option, optarg)) {
+            fputs(usage_text, option == 'h' ? stdout : stderr);
+            json_decref(daemon.host_options.facts);
+            return option == 'h' ? 0 : 2;
+        }
+    }
+    if (!options.directory || !options.name || !options.listen_peer ||
+        options.listen_client_count == 0 || optind != argc) {
+        fputs(usage_text, stderr);
+        json_decref(daemon.host_options.facts);
+        return 2;
+    }
+    int code = check_security(&daemon, &options);
+    if (!code)
+        code = run(&daemon, &options, test);
+    json_decref(daemon.host_options.facts);
+    return code;
+}

@@ -1,0 +1,88 @@
+#include "cluster/member/protocol.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char member_prefix[8] = {0, 'm', 'e', 'm', 'b', 'e', 'r', '/'};
+
+enum { RECORD_VERSION = 1 };
+
+void member_key(uint8_t key[MEMBER_KEY_SIZE], uint64_t id)
+{
+    char digits[17];
+    snprintf(digits, sizeof(digits), "%016" PRIx64, id);
+    memcpy(key, member_prefix, sizeof(member_prefix));
+    memcpy(key + sizeof(member_prefix), digits, 16);
+}
+
+void member_gone_key(uint8_t key[MEMBER_GONE_KEY_SIZE], uint64_t id)
+{
+    static const char gone_prefix[6] = {0, 'g', 'o', 'n', 'e', '/'};
+    char digits[17];
+    snprintf(digits, sizeof(digits), "%016" PRIx64, id);
+    memcpy(key, gone_prefix, sizeof(gone_prefix));
+    memcpy(key + sizeof(gone_prefix), digits, 16);
+}
+
+bool member_key_parse(struct store_bytes key, uint64_t *id)
+{
+    char digits[17] = {0};
+    if (key.length != MEMBER_KEY_SIZE ||
+        memcmp(key.data, member_prefix, sizeof(member_prefix)) != 0)
+        return false;
+    memcpy(digits, key.data + sizeof(member_prefix), 16);
+    char *end;
+    *id = strtoull(digits, &end, 16);
+    return *end == 0 && *id != 0;
+}
+
+void member_record_encode(struct byte_writer *w, const struct member_record *record)
+{
+    byte_writer_u16(w, RECORD_VERSION);
+    byte_writer_u64(w, record->id);
+    byte_writer_string(w, record->name);
+    byte_writer_string(w, record->peer);
+    byte_writer_string(w, record->client);
+    byte_writer_u8(w, (uint8_t)record->wish);
+}
+
+// All but the wish.
+static bool read_head(struct byte_reader *r, struct member_record *record)
+{
+    if (byte_reader_u16(r) != RECORD_VERSION)
+        return false;
+    record->id = byte_reader_u64(r);
+    return byte_reader_string(r, record->name, sizeof(record->name)) &&
+           byte_reader_string(r, record->peer, sizeof(record->peer)) &&
+           byte_reader_string(r, record->client, sizeof(record->client));
+}
+
+static bool read_wish(struct byte_reader *r, struct member_record *record)
+{
+    uint8_t wish = byte_reader_u8(r);
+    record->wish = (enum member_wish)wish;
+    return !r->failed && wish <= MEMBER_WISH_LEARNER;
+}
+
+bool member_record_read(struct byte_reader *r, struct member_record *record)
+{
+    return read_head(r, record) && read_wish(r, record);
+}
+
+bool member_record_decode(struct member_record *record, struct store_bytes value)
+{
+    struct byte_reader r;
+    byte_reader_init(&r, value.data, value.length);
+    if (!read_head(&r, record))
+        return false;
+    record->wish = MEMBER_WISH_VOTER;
+    return !byte_reader_left(&r) || read_wish(&r, record);
+}
+
+const char *member_wish_name(enum member_wish wish)
+{
+    static const char *const names[] = {"voter", "auto", "learner"};
+    return wish <= MEMBER_WISH_LEARNER ? names[wish] : "?";
+}

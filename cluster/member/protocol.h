@@ -1,0 +1,80 @@
+// What members say to each other and to clients, in the frames of connection.h. docs/store.md has
+// the tables.
+#pragma once
+
+#include "cluster/store/store.h"
+
+enum protocol_frame {
+    // Between members. One connection carries one direction; the other side dials its own.
+    PROTOCOL_HELLO = 1,  // both ways, first
+    PROTOCOL_REFUSE = 2, // the other way, then it closes
+    PROTOCOL_RAFT = 3,
+    PROTOCOL_HASH = 4,
+    // Between clients and members.
+    PROTOCOL_REQUEST = 16,
+    PROTOCOL_ANSWER = 17,
+    PROTOCOL_EVENTS = 18,
+    PROTOCOL_CHUNK = 19,
+};
+
+enum protocol_request {
+    REQUEST_TXN = 1,
+    REQUEST_GRANT = 2,
+    REQUEST_REVOKE = 3,
+    REQUEST_RENEW = 4,
+    REQUEST_COMPACT = 5,
+    REQUEST_WATCH = 6,
+    REQUEST_WATCH_CANCEL = 7,
+    REQUEST_STATUS = 8,
+    REQUEST_MEMBERS = 9,
+    REQUEST_MEMBER_REMOVE = 10,
+    REQUEST_MOVE_LEADER = 11,
+    REQUEST_SNAPSHOT = 12,
+    REQUEST_HASH = 13,
+    REQUEST_TOKEN = 14,
+    REQUEST_JOIN = 15,
+    REQUEST_LEASES = 16,
+    REQUEST_MEMBER_ROLES = 17,
+    REQUEST_ENROL = 18,
+};
+
+enum { PROTOCOL_STALE = 1 }; // flag of REQUEST_TXN: this member's own, maybe old, state will do
+
+enum { MEMBER_NAME_SIZE = 41, MEMBER_ADDRESS_SIZE = 280 };
+
+// Whether a member is to be a voter. Numbers are the store's.
+enum member_wish {
+    MEMBER_WISH_VOTER = 0,   // as soon as it has caught up
+    MEMBER_WISH_AUTO = 1,    // if an odd number of voters comes of it, up to MEMBER_VOTERS_AUTO
+    MEMBER_WISH_LEARNER = 2, // it gets everything and decides nothing
+};
+enum { MEMBER_VOTERS_AUTO = 7 }; // more make each write slower, and no cluster safer
+
+// What the store holds about a member, under its own key.
+struct member_record {
+    uint64_t id;
+    char name[MEMBER_NAME_SIZE];
+    char peer[MEMBER_ADDRESS_SIZE];   // where other members reach it
+    char client[MEMBER_ADDRESS_SIZE]; // where clients do
+    enum member_wish wish;
+};
+
+enum { MEMBER_KEY_SIZE = 8 + 16 };
+
+// "\0member/" and the id in hexadecimal.
+void member_key(uint8_t key[MEMBER_KEY_SIZE], uint64_t id);
+bool member_key_parse(struct store_bytes key, uint64_t *id);
+// "\0gone/" and the id: there for ever once that member was removed. Ids are never used again, so
+// whoever finds it can tell that member so.
+enum { MEMBER_GONE_KEY_SIZE = 6 + 16 };
+void member_gone_key(uint8_t key[MEMBER_GONE_KEY_SIZE], uint64_t id);
+// Keys of the cluster's own CA, where it has one: "\0ca/certificate" and "\0ca/key", PEM; and
+// "\0certificate/" and a member's id: the last one that was made for it.
+#define MEMBER_CA_CERTIFICATE_KEY "\0ca/certificate"
+#define MEMBER_CA_KEY_KEY         "\0ca/key"
+void member_record_encode(struct byte_writer *w, const struct member_record *record);
+// Records of before there were wishes wish to be voters.
+bool member_record_decode(struct member_record *record, struct store_bytes value);
+// One that is followed by others, as member_record_encode() wrote it.
+bool member_record_read(struct byte_reader *r, struct member_record *record);
+const char *member_wish_name(enum member_wish wish);

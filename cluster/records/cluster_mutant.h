@@ -1,0 +1,44 @@
+// Deliberately broken variants of the cluster's rules (docs/cluster.md, "A machine never runs
+// twice"). They prove that the simulator would notice: a build with -DCLUSTER_MUTANTS can switch
+// one on, and the simulator must find a seed that catches it. Builds without that flag contain none
+// of this. Those marked "sim" break what the simulator itself stands for: the machine's process,
+// its disk, its clock.
+//
+// X(NAME, "what it does wrong")
+#pragma once
+
+#define CLUSTER_MUTANT_LIST(X)                                                                     \
+    X(DEADLINE_FROM_REPLY, "counts a deadline from the renewal's answer")                          \
+    X(UNKNOWN_RENEWS, "counts a renewal of unknown outcome as committed")                          \
+    X(FENCE_WITHOUT_COMPARE, "fences a host without comparing its renewal")                        \
+    X(RENEWAL_WITHOUT_COMPARE, "renews without comparing that the host isn't fenced")              \
+    X(TAKE_FROM_LIVE_HOST, "a manager takes a machine from a host that isn't fenced")              \
+    X(RESUME_ON_UNKNOWN, "a source resumes when an abort's outcome is unknown")                    \
+    X(RESUME_WITHOUT_ABORT, "a source resumes without an abort that has committed")                \
+    X(COMMIT_ON_UNKNOWN, "a switch of unknown outcome lets the target run")                        \
+    X(START_UNKNOWN_SPAWNS, "starts a process when its start's outcome is unknown")                \
+    X(RESTART_KEEPS_EPOCH, "starts a process again under the same epoch")                          \
+    X(GIVE_UP_WHILE_RUNNING, "gives a machine up before its process is gone")                      \
+    X(SPAWN_FORGOTTEN, "a restarted agent doesn't wait for a start under way")                     \
+    X(STALE_MEMORY_RETURNS, "lets old memory go on though the machine ran elsewhere since")        \
+    X(DEADLINE_RELATIVE, "sim: a machine counts its deadline from the message")                    \
+    X(RENEWED_AFTER_EXPIRY, "sim: a machine takes a deadline after the last one passed")           \
+    X(NO_CHECK_BEFORE_RUN, "sim: a stopped machine goes on without looking at its deadline")       \
+    X(DRIFT_ABOVE_RHO, "sim: clocks differ by more than rho")                                      \
+    X(LOCK_BEFORE_LAST_WRITE, "sim: a disk's lock is dropped before its last write has ended")     \
+    X(NO_DISK_LOCK, "sim: a disk is written without its lock")
+
+enum cluster_mutant {
+    CLUSTER_MUTANT_NONE,
+#define CLUSTER_MUTANT_ENUM(name, what) CLUSTER_MUTANT_##name,
+    CLUSTER_MUTANT_LIST(CLUSTER_MUTANT_ENUM)
+#undef CLUSTER_MUTANT_ENUM
+        CLUSTER_MUTANT_COUNT
+};
+
+#ifdef CLUSTER_MUTANTS
+extern enum cluster_mutant cluster_mutant; // of the test program
+#define CLUSTER_IS_MUTANT(name) (cluster_mutant == CLUSTER_MUTANT_##name)
+#else
+#define CLUSTER_IS_MUTANT(name) false
+#endif

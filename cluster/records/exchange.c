@@ -1,0 +1,244 @@
+#include "cluster/records/exchange.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const enum record_kind view_kinds[] = {RECORD_SETTINGS, RECORD_MANAGER, RECORD_HOST,
+                                              RECORD_LIFE,     RECORD_RENEWAL, RECORD_MACHINE,
+                                              RECORD_OWNER,    RECORD_STATE,   RECORD_TOMBSTONE};
+enum { VIEW_KINDS = sizeof(view_kinds) / sizeof(view_kinds[0]) };
+
+void exchange_close(struct exchange *exchange)
+{
+    store_client_destroy(exchange->client);
+    exchange->client = NULL;
+}
+
+static int open_client(struct exchange *exchange, struct error *err)
+{
+    if (exchange->client)
+        return 0;
+    if (!exchange->addresses[0] && exchange->local)
+        snprintf(exchange->addresses, sizeof(exchange->addresses), "%s", exchange->local);
+    int r = store_client_create(&exchange->client, exchange->addresses, err);
+    if (!r && exchange->ca)
+        r = store_client_set_tls(exchange->client, exchange->certificate, exchange->key,
+                                 exchange->ca, err);
+    if (r) {
+        exchange_close(exchange);
+        return r;
+    }
+    store_client_set_timeout(exchange->client, exchange->timeout_ns);
+    return 0;
+}
+
+int exchange_learn(struct exchange *exchange, const struct record_view *view, struct error *err)
+{
+    char list[sizeof(exchange->addresses)];
+    int length = snprintf(list, sizeof(list), "%s", exchange->local ? exchange->local : "");
+    unsigned count = exchange->local != NULL;
+    for (size_t i = 0; i < view->host_count && count < 8; i++) {
+        const struct record *host = &view->hosts[i].host;
+        const char *address = host->value.host.address;
+        if (!host->mod || !address[0] || (size_t)length + strlen(address) + 2 > sizeof(list))
+            continue;
+        length += snprintf(list + length, sizeof(list) - (size_t)length, "%s%s", count ? "," : "",
+                           address);
+        count++;
+    }
+    if (!count || strcmp(list, exchange->addresses) == 0)
+        return 0;
+    exchange_close(exchange);
+    strcpy(exchange->addresses, list);
+    return open_client(exchange, err);
+}
+
+// ---- reading ----
+
+static int take(struct record_view *view, const struct store_key_value *kv, struct error *err)
+{
+    struct record record = {.mod = kv->mod_revision};
+    if (record_key_parse(kv->key, &record.key))
+        return 0; // of a later version
+    int r = record_decode(record.key.kind, kv->value, &record.value, err);
+    if (r)
+        return error_prefix(err, "%s%s", record_kind_prefix(record.key.kind), record.key.name);
+    r = record_view_add(view, &record);
+    return r ? error_set(err, ENOMEM, "out of memory") : 0;
+}
+
+static int failed(const struct store_result *result, struct error *err)
+{
+    if (err && !err->code)
+        error_set(err, EAGAIN, "store: %s", store_status_text(result->status));
+    return -EAGAIN;
+}
+
+static struct store_op range_of(enum record_kind kind, uint8_t *end)
+{
+    const char *prefix = record_kind_prefix(kind);
+    struct store_op op = {.kind = STORE_RANGE, .key = store_string(prefix)};
+    if (prefix[strlen(prefix) - 1] != '/')
+        return op;
+    op.span = STORE_UNTIL;
+    op.end = (struct store_bytes){end, store_prefix_end(op.key, end)};
+    return op;
+}
+
+// What follows the last key that an answer had room for, at the same revision.
+static int read_rest(struct exchange *exchange, struct record_view *view, struct store_op op,
+                     struct store_bytes last, struct error *err)
+{
+    uint8_t next[STORE_KEY_MAX];
+    bool more = true;
+    op.revision = view->revision;
+    while (more) {
+        struct store_txn txn = {.then = &op, .then_count = 1};
+        struct store_result result;
+        memmove(next, last.data, last.length);
+        next[last.length] = 0; // the least key behind it
+        op.key = (struct store_bytes){next, last.length + 1};
+        int r = store_client_txn(exchange->client, &txn, false, &result, err);
+        if (!r && result.status != STORE_OK)
+            r = failed(&result, err);
+        if (r)
+            return r;
+        const struct store_op_result *one = &result.ops[0];
+        for (size_t i = 0; i < one->key_value_count && !r; i++)
+            r = take(view, &one->key_values[i], err);
+        more = one->more && one->key_value_count;
+        if (more) {
+            last = one->key_values[one->key_value_count - 1].key;
+            memmove(next, last.data, last.length);
+            last.data = next;
+        }
+        store_result_free(&result);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+int exchange_read(struct exchange *exchange, struct record_view *view, struct error *err)
+{
+    struct store_op ops[VIEW_KINDS];
+    uint8_t ends[VIEW_KINDS][RECORD_KEY_SIZE];
+    struct store_txn txn = {.then = ops, .then_count = VIEW_KINDS};
+    struct store_result result;
+    *err = (struct error){0};
+    record_view_clear(view);
+    if (open_client(exchange, err))
+        return -err->code;
+    for (int i = 0; i < VIEW_KINDS; i++)
+        ops[i] = range_of(view_kinds[i], ends[i]);
+    int r = store_client_txn(exchange->client, &txn, false, &result, err);
+    if (r)
+        return r;
+    if (result.status != STORE_OK)
+        return failed(&result, err);
+    *err = (struct error){0};
+    view->revision = result.revision;
+    uint8_t last[VIEW_KINDS][RECORD_KEY_SIZE];
+    size_t last_length[VIEW_KINDS] = {0};
+    for (int k = 0; k < VIEW_KINDS && !r; k++) {
+        const struct store_op_result *one = &result.ops[k];
+        for (size_t i = 0; i < one->key_value_count && !r; i++)
+            r = take(view, &one->key_values[i], err);
+        if (one->more && one->key_value_count) {
+            struct store_bytes key = one->key_values[one->key_value_count - 1].key;
+            last_length[k] = key.length < RECORD_KEY_SIZE ? key.length : 0;
+            memcpy(last[k], key.data, last_length[k]);
+        }
+    }
+    // The answer's bytes are the client's, and go with its next request.
+    store_result_free(&result);
+    for (int k = 0; k < VIEW_KINDS && !r; k++)
+        if (last_length[k])
+            r = read_rest(exchange, view, ops[k], (struct store_bytes){last[k], last_length[k]},
+                          err);
+    return r;
+}
+
+int exchange_get(struct exchange *exchange, enum record_kind kind, const char *name,
+                 struct record *record, struct error *err)
+{
+    char key[RECORD_KEY_SIZE];
+    struct store_result result;
+    *record = (struct record){.key = record_key_of(kind, name)};
+    *err = (struct error){0};
+    if (open_client(exchange, err))
+        return -err->code;
+    record_key_format(&record->key, key);
+    struct store_op op = {.kind = STORE_RANGE, .key = store_string(key)};
+    struct store_txn txn = {.then = &op, .then_count = 1};
+    int r = store_client_txn(exchange->client, &txn, false, &result, err);
+    if (r)
+        return r;
+    if (result.status != STORE_OK)
+        return failed(&result, err);
+    *err = (struct error){0};
+    if (result.ops[0].key_value_count) {
+        record->mod = result.ops[0].key_values[0].mod_revision;
+        r = record_decode(kind, result.ops[0].key_values[0].value, &record->value, err);
+        if (r)
+            error_prefix(err, "%s", key);
+    }
+    store_result_free(&result);
+    return r;
+}
+
+// ---- writing ----
+
+enum change_outcome exchange_commit(struct exchange *exchange, const struct change *change,
+                                    uint64_t *revision, struct error *err)
+{
+    char compare_keys[CHANGE_COMPARES][RECORD_KEY_SIZE], put_keys[CHANGE_PUTS][RECORD_KEY_SIZE];
+    char *values[CHANGE_PUTS] = {NULL};
+    struct store_compare compares[CHANGE_COMPARES];
+    struct store_op ops[CHANGE_PUTS];
+    struct store_txn txn = {.compares = compares,
+                            .compare_count = change->compare_count,
+                            .then = ops,
+                            .then_count = change->put_count};
+    struct store_result result;
+    enum change_outcome outcome = CHANGE_UNKNOWN;
+    bool complete = true;
+    *err = (struct error){0};
+    if (open_client(exchange, err))
+        return CHANGE_UNKNOWN;
+    for (unsigned i = 0; i < change->compare_count; i++) {
+        record_key_format(&change->compares[i].key, compare_keys[i]);
+        compares[i] = (struct store_compare){.target = STORE_MOD,
+                                             .relation = STORE_EQUAL,
+                                             .key = store_string(compare_keys[i]),
+                                             .number = change->compares[i].mod};
+    }
+    for (unsigned i = 0; i < change->put_count; i++) {
+        const struct change_put *put = &change->puts[i];
+        record_key_format(&put->key, put_keys[i]);
+        ops[i] = (struct store_op){.kind = put->remove ? STORE_DELETE : STORE_PUT,
+                                   .key = store_string(put_keys[i])};
+        if (put->remove)
+            continue;
+        values[i] = record_encode(put->key.kind, &put->value);
+        complete = complete && values[i];
+        if (values[i])
+            ops[i].value = store_string(values[i]);
+    }
+    if (!complete) {
+        error_set(err, ENOMEM, "out of memory, or a value that is no JSON");
+    } else if (store_client_txn(exchange->client, &txn, false, &result, err) == 0) {
+        if (result.status == STORE_OK) {
+            outcome = result.succeeded ? CHANGE_COMMITTED : CHANGE_REFUSED;
+            *revision = result.revision;
+            *err = (struct error){0};
+        } else {
+            failed(&result, err);
+        }
+        store_result_free(&result);
+    }
+    for (unsigned i = 0; i < change->put_count; i++)
+        free(values[i]);
+    return outcome;
+}

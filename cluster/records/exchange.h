@@ -1,0 +1,30 @@
+// Records to and from the store, by a client that waits: for the threads of ferryd that do nothing
+// else meanwhile.
+#pragma once
+
+#include "cluster/records/view.h"
+#include "cluster/store/client.h"
+
+// How a thread reaches the store: its own client, made again when the addresses change. One thread.
+struct exchange {
+    const char *local; // always asked first; may be NULL
+    const char *certificate, *key, *ca;
+    uint64_t timeout_ns;
+    char addresses[2048]; // of which the client was made
+    struct store_client *client;
+};
+
+void exchange_close(struct exchange *exchange);
+// Adds the addresses that hosts give in a view, in case the local one is gone. 0 or a sentence.
+int exchange_learn(struct exchange *exchange, const struct record_view *view, struct error *err);
+
+// Everything that a view holds, as of one revision, linearizable. 0; -EAGAIN: no answer or no
+// leader; or another error, with a sentence each. A record that can't be decoded is an error: what
+// isn't understood must not look as if it weren't there.
+int exchange_read(struct exchange *exchange, struct record_view *view, struct error *err);
+// One record; `record->mod` is 0 when it isn't there. What it owns is the caller's.
+int exchange_get(struct exchange *exchange, enum record_kind kind, const char *name,
+                 struct record *record, struct error *err);
+// `revision` is set when it was committed. With CHANGE_UNKNOWN the sentence says why.
+enum change_outcome exchange_commit(struct exchange *exchange, const struct change *change,
+                                    uint64_t *revision, struct error *err);

@@ -1,0 +1,65 @@
+#!/bin/sh
+# The control socket, as any program would use it, and misuse of it.
+# needs: kvm
+. "$(dirname "$0")/lib.sh"
+
+run m idle >/dev/null
+socket=$FERRY_RUNTIME_DIR/m/control.sock
+console=$FERRY_RUNTIME_DIR/m/console.sock
+mode() { ls -l "$1" | cut -c1-10; }
+check "sockets are their owner's alone" [ "$(mode "$socket") $(mode "$console")" = "srw------- srw-------" ]
+
+# answers NAME REQUEST FILTER: the answer passes through jq -e.
+answers() {
+    answer=$(ask m "$2")
+    if printf '%s\n' "$answer" | jq -e "$3" >/dev/null 2>&1; then ok "$1"; else not_ok "$1" "$answer"; fi
+}
+hello=$(socat -t 5 - "UNIX-CONNECT:$socket" </dev/null | head -n 1)
+case $hello in
+'{"hello":{"protocol":"1.'*) ok "hello comes first" ;;
+*) not_ok "hello comes first" "$hello" ;;
+esac
+answers "query" '{"id":1,"method":"query"}' '.id == 1 and .result.state == "running" and .result.name == "m"'
+answers "unknown method" '{"id":2,"method":"x"}' '.error.code == "unknown-method"'
+answers "garbage" 'what?' '.id == null and .error.code == "parse-error"'
+answers "parameters are checked" '{"id":"a","method":"memory.read","params":{"gpa":0,"length":1000000}}' '.error.code == "invalid-params"'
+answers "memory.read" '{"id":3,"method":"memory.read","params":{"gpa":1048576,"length":4}}' '.result.data | length == 8'
+
+# ---- two clients, one of them rude ----
+ferry events m >"$work/events" &
+events=$!
+# One byte too many: with more, a client may be told off while it still writes, and not look.
+head -c 1048577 /dev/zero | tr '\0' x | socat -t 5 - "UNIX-CONNECT:$socket" >"$work/long" 2>/dev/null
+grep -q '"too-large"' "$work/long" && ok "an over-long line is refused" || not_ok "an over-long line is refused" "$(tail -c 300 "$work/long")"
+head -c 200000 /dev/urandom | socat -t 5 - "UNIX-CONNECT:$socket" >/dev/null 2>&1
+printf '{"id":1,"meth' | socat -t 1 - "UNIX-CONNECT:$socket" >/dev/null 2>&1
+answers "the machine doesn't mind" '{"id":4,"method":"query"}' '.result.state == "running"'
+ferry pause m >/dev/null
+await grep -q paused "$work/events" && ok "another client's pause is seen" || not_ok "another client's pause is seen" "$(cat "$work/events")"
+ferry resume m >/dev/null
+
+# Many clients at once, each with many requests.
+for client in 1 2 3 4 5 6 7 8; do
+    for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        echo "{\"id\":$n,\"method\":\"stats\"}"
+    done | socat -t 30 - "UNIX-CONNECT:$socket" >"$work/client$client" &
+    clients="$clients $!"
+done
+# shellcheck disable=SC2086 # a list of process ids
+wait $clients
+total=$(cat "$work"/client? | grep -c '"result"')
+[ "$total" = 160 ] && ok "8 clients with 20 requests each" || not_ok "8 clients with 20 requests each" "answers: $total"
+
+# A client that asks without reading: it is cut off or waits, and nobody else does.
+yes '{"id":1,"method":"stats"}' | head -n 20000 | socat -u - "UNIX-CONNECT:$socket" >/dev/null 2>&1 &
+deaf=$!
+answers "a client that doesn't read" '{"id":5,"method":"query"}' '.result.state == "running"'
+kill $deaf 2>/dev/null
+wait $deaf 2>/dev/null
+
+# ---- the end is told ----
+ferry kill m >/dev/null
+wait $events && grep -q 'stopped {"reason":"killed"}' "$work/events" && ok "subscribers hear of the end" ||
+    not_ok "subscribers hear of the end" "$(cat "$work/events")"
+check "no socket is left" [ ! -e "$socket" ] && check "nor the console's" [ ! -e "$console" ]
+finish

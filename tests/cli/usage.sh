@@ -1,0 +1,92 @@
+#!/bin/sh
+# What ferry says to wrong usage, and what works without KVM.
+# needs: nothing
+. "$(dirname "$0")/lib.sh"
+
+says "no command" 2 "*Usage: ferry*run*doctor*" ferry
+says "unknown command" 2 "ferry: 'frobnicate' is not a command*" ferry frobnicate
+says "help" 0 "Usage: ferry*inspect*" ferry help
+says "version" 0 "ferry 0.*" ferry --version
+for command in run ps inspect stats balloon device console logs events wait stop kill pause resume reset rm doctor version; do
+    says "$command --help" 0 "Usage: ferry $command*--help*" ferry $command --help
+    says "help $command" 0 "Usage: ferry $command*--help*" ferry help $command
+    says "$command: unknown option" 2 "ferry: $command: option --frobnicate is not known*" ferry $command --frobnicate
+done
+says "missing value" 2 "ferry: run: option --kernel needs a value*" ferry run --kernel
+says "value where none belongs" 2 "ferry: run: option --detach takes no value*" ferry run --detach=yes
+says "too many arguments" 2 "ferry: run: 'b' is one argument too many*" ferry run a b
+says "missing argument" 2 "ferry: pause: an argument is missing*" ferry pause
+says "options may be shortened" 2 "ferry: run: --memory: '3x'*" ferry run --mem 3x
+says "ambiguous beginning" 2 "ferry: run: option --on is not known, or not told in full*" ferry run --on exit
+
+says "no kernel" 2 "ferry: run: no kernel given*" ferry run web
+says "bad name" 2 "ferry: run: 'Web!' is not a machine name*" ferry run 'Web!' --kernel x
+says "bad size" 2 "ferry: run: --memory: '12Q' is not a size*" ferry run --kernel x --memory 12Q
+says "too little memory" 2 "ferry: run: 1 MiB of memory*" ferry run --kernel x --memory 1M
+says "odd memory" 2 "ferry: run: *not whole pages*" ferry run --kernel x --memory 16777217
+says "bad CPU count" 2 "ferry: run: --cpus: '65' is not a number from 1 to 64*" ferry run --kernel x --cpus 65
+says "bad choice" 2 "ferry: run: --on-reboot: 'x' is none of: restart, exit*" ferry run --kernel x --on-reboot x
+says "bad choice of four" 2 "ferry: run: --on-panic: 'x' is none of: crash, reset, pause, ignore*" ferry run --kernel x --on-panic x
+says "bad disk option" 2 "ferry: run: --disk: disk 'a,rw'*" ferry run --kernel x --disk a,rw
+says "network that isn't known" 2 "ferry: run: --net: net 'wire': not a network*" ferry run --kernel x --net wire
+says "missing kernel" 1 "ferry: run: kernel '*/nowhere': No such file or directory" ferry run --kernel nowhere
+says "missing kernel, detached" 1 "ferry: run: kernel '*/nowhere': No such file*" ferry run --detach --kernel nowhere
+says "missing disk" 1 "ferry: run: *nodisk*No such file*" ferry run --kernel "$GUEST" --disk nodisk
+says "missing kernel with --debug-exit" 2 "ferry: run: kernel '*" ferry run --debug-exit --kernel nowhere
+check "failed starts leave no machine" [ -z "$(ls "$FERRY_RUNTIME_DIR")" ]
+
+echo '{"kernel": "/k", "cpuz": 1}' >"$work/unknown.json"
+echo '{"kernel": ' >"$work/broken.json"
+says "config: unknown key is named" 2 "*unknown.json: 'cpuz' is not a key*" ferry run --config "$work/unknown.json"
+says "config: broken JSON" 2 "*broken.json, line*" ferry run --config "$work/broken.json"
+says "config: missing file" 2 "*none.json*No such file*" ferry run --config "$work/none.json"
+
+says "help of a group of commands" 0 "*ferry vm COMMAND*create*" ferry help vm
+says "a group without a command" 2 "Usage: ferry cluster COMMAND*" ferry cluster
+says "a command that a group hasn't" 2 "ferry: vm: 'nonsense' is not a command of it*" ferry vm nonsense
+says "no ferryd" 1 "ferry: vm ls: no ferryd runs for *" ferry vm ls
+says "a relative path for all hosts" 1 "*'x': hosts find files by absolute paths*" ferry vm create m --kernel x
+says "ps of nothing" 0 "NAME *" ferry ps -a
+check "ps as JSON" sh -c '[ "$(ferry ps --format json | jq -c .)" = "[]" ]'
+for command in pause resume reset stop kill inspect stats events console logs wait rm; do
+    says "$command: no such machine" 1 "ferry: $command: there is no machine named 'nobody'*" ferry $command nobody
+done
+says "rm without names" 2 "ferry: rm: give names, or --all*" ferry rm
+says "bad time" 2 "ferry: stop: --timeout: '5' is not a time*" ferry stop --timeout 5 x
+
+mkdir "$work/open" && chmod 777 "$work/open"
+says "open runtime directory" 1 "ferry: ps: runtime directory '*/open' can be written to by others*" \
+    ferry ps --runtime-dir "$work/open"
+long=$work/$(printf 'x%.0s' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 \
+    31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 \
+    66 67 68 69 70 71 72 73 74 75 76 77 78 79 80)
+says "long runtime directory" 1 "ferry: run: *choose a shorter runtime directory*" \
+    ferry run web --kernel "$GUEST" --runtime-dir "$long"
+
+# The manual page knows every command and option.
+missing=
+sed 's/\\-/-/g' docs/man/ferry.1 >"$work/manual"
+for command in cluster vm run ps inspect stats balloon device console logs events wait stop kill pause resume reset rm doctor version; do
+    grep -Eq "^\.SS (.*\| )?$command\b" "$work/manual" || missing="$missing $command"
+    for option in $(ferry help $command | grep -oE '^ +(-., )?--[a-z-]+' | grep -oE -- '--[a-z-]+'); do
+        grep -q -- "$option" "$work/manual" || missing="$missing $command:$option"
+    done
+done
+[ -z "$missing" ] && ok "ferry(1) has all of it" || not_ok "ferry(1) has all of it" "$missing"
+missing=
+sed 's/\\-/-/g' docs/man/ferryd.1 >"$work/manual"
+for option in $(ferryd --help | grep -oE -- '--[a-z-]+'); do
+    grep -q -- "$option" "$work/manual" || missing="$missing $option"
+done
+[ -z "$missing" ] && ok "ferryd(1) has all of it" || not_ok "ferryd(1) has all of it" "$missing"
+
+if [ -e /dev/kvm ]; then
+    skip "doctor without KVM" "this host has /dev/kvm"
+    skip "run without KVM" "this host has /dev/kvm"
+else
+    says "doctor without KVM" 1 "*bad * kvm * no machine can run*" ferry doctor
+    check "doctor without KVM as JSON" sh -c \
+        "ferry doctor --format json | jq -e '.kvm_usable == false and .ring0_native == null and (.findings | length > 3)'"
+    says "run without KVM" 1 "ferry: run: /dev/kvm: this host offers no KVM*" ferry run web --kernel "$GUEST"
+fi
+finish

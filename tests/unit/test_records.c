@@ -1,0 +1,385 @@
+// Records of the cluster: values and keys there and back, what isn't one, views, the time-outs'
+// rule; renewals, registration and the manager's patience, each step by itself.
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "cluster/agent/renewal.h"
+#include "cluster/manager/manager.h"
+#include "cluster/records/view.h"
+
+static struct store_bytes bytes_of(const char *text)
+{
+    return store_string(text);
+}
+
+static const union record_value samples[RECORD_KINDS] = {
+    [RECORD_SETTINGS] = {.settings = {.cluster = "c",
+                                      .generation = 3,
+                                      .lease_ns = 10,
+                                      .stop_ns = 1,
+                                      .deadline_ns = 8,
+                                      .renew_ns = 2,
+                                      .drift_ppm = 7}},
+    [RECORD_MANAGER] = {.manager = {.host = "a", .instance = "i"}},
+    [RECORD_HOST] = {.host = {.address = "10.0.0.1:7001",
+                              .version = "0.1.0",
+                              .cpus = 4,
+                              .memory = UINT64_C(1) << 40,
+                              .draining = true,
+                              .facts = "{\"labels\":{\"rack\":\"1\"},\"pools\":[]}"}},
+    [RECORD_LIFE] = {.life = {.incarnation = 5, .identity = "x", .boot_id = "b", .fenced = true}},
+    [RECORD_RENEWAL] = {.renewal = {.incarnation = 5, .count = UINT32_MAX + UINT64_C(10)}},
+    [RECORD_MACHINE] = {.machine = {.name = "web",
+                                    .wish = WISH_RUNNING,
+                                    .cpus = 2,
+                                    .restart = RESTART_NEVER,
+                                    .memory = 1 << 30,
+                                    .wish_number = 9,
+                                    .host = "a",
+                                    .move_to = "b",
+                                    .cancel = "c",
+                                    .description = "{\"kernel\":\"/k\"}",
+                                    .placement = "{\"labels\":[\"web\"]}"}},
+    [RECORD_OWNER] = {.owner = {.stage = OWNER_STARTED,
+                                .host = "a",
+                                .incarnation = 5,
+                                .epoch = 12,
+                                .kept_epoch = 11,
+                                .migration = {.stage = MIGRATION_SWITCHING,
+                                              .id = "m",
+                                              .target = "b",
+                                              .target_incarnation = 2,
+                                              .source = "a",
+                                              .source_incarnation = 5,
+                                              .address = "tcp://10.0.0.2:1",
+                                              .token = "t"}}},
+    [RECORD_STATE] = {.state = {.state = "running",
+                                .host = "a",
+                                .reason = "\"quoted\"",
+                                .since_ms = 1,
+                                .restarts = 2}},
+    [RECORD_NAME] = {.uuid = {.uuid = "u"}},
+    [RECORD_TOMBSTONE] = {.tombstone = {.epoch = 12, .name = "web"}},
+    [RECORD_REQUEST] = {.uuid = {.uuid = "u"}},
+};
+
+static const char *text_of(enum record_kind kind, const union record_value *value)
+{
+    return kind == RECORD_MACHINE ? value->machine.placement
+           : kind == RECORD_HOST  ? value->host.facts
+                                  : "";
+}
+
+START_TEST(test_value_round_trip)
+{
+    enum record_kind kind = (enum record_kind)_i;
+    union record_value first, copy;
+    struct error err = {0};
+    char *text = record_encode(kind, &samples[kind]);
+    ck_assert_ptr_nonnull(text);
+    ck_assert_int_eq(record_decode(kind, bytes_of(text), &first, &err), 0);
+    char *again = record_encode(kind, &first);
+    ck_assert_str_eq(text, again);
+    ck_assert_str_eq(text_of(kind, &first), text_of(kind, &samples[kind]));
+    ck_assert_int_eq(record_copy(kind, &first, &copy), 0);
+    record_free(kind, &first);
+    ck_assert_str_eq(text_of(kind, &copy), text_of(kind, &samples[kind]));
+    record_free(kind, &copy);
+    free(text);
+    free(again);
+}
+END_TEST
+
+START_TEST(test_value_every_field_is_looked_at)
+{
+    enum record_kind kind = (enum record_kind)_i;
+    union record_value value;
+    char *text = record_encode(kind, &samples[kind]);
+    // Cut anywhere it is no JSON; a field under another name is missing or unknown, never a crash.
+    for (size_t length = 0; length < strlen(text); length++)
+        ck_assert_int_ne(
+            record_decode(kind, (struct store_bytes){(const uint8_t *)text, length}, &value, NULL),
+            0);
+    for (size_t i = 0; text[i]; i++) {
+        char kept = text[i];
+        text[i] = '7';
+        if (record_decode(kind, bytes_of(text), &value, NULL) == 0)
+            record_free(kind, &value);
+        text[i] = kept;
+    }
+    free(text);
+}
+END_TEST
+
+static const struct {
+    enum record_kind kind;
+    const char *text, *why;
+} bad_values[] = {
+    {RECORD_LIFE, "[]", "not a JSON object"},
+    {RECORD_LIFE, "{\"incarnation\":1,\"boot_id\":\"b\",\"identity\":\"x\",\"fenced\":false}",
+     "its form"},
+    {RECORD_LIFE,
+     "{\"v\":2,\"incarnation\":1,\"boot_id\":\"b\",\"identity\":\"x\",\"fenced\":false}",
+     "its form"},
+    {RECORD_LIFE,
+     "{\"v\":1,\"incarnation\":-1,\"boot_id\":\"b\",\"identity\":\"x\",\"fenced\":false}",
+     "'incarnation'"},
+    {RECORD_LIFE, "{\"v\":1,\"incarnation\":1,\"boot_id\":\"b\",\"identity\":\"x\",\"fenced\":1}",
+     "'fenced'"},
+    {RECORD_LIFE,
+     "{\"v\":1,\"incarnation\":1,\"boot_id\":\"0123456789012345678901234567890123456\","
+     "\"identity\":\"x\",\"fenced\":false}",
+     "'boot_id'"},
+    {RECORD_OWNER, "{\"v\":1,\"stage\":\"mine\",\"host\":\"a\",\"incarnation\":1,\"epoch\":1}",
+     "'stage'"},
+    {RECORD_OWNER, "{\"v\":1,\"v\":1}", "not a JSON object"},
+};
+
+START_TEST(test_value_refused)
+{
+    union record_value value;
+    struct error err = {0};
+    ck_assert_int_ne(
+        record_decode(bad_values[_i].kind, bytes_of(bad_values[_i].text), &value, &err), 0);
+    ck_assert_msg(strstr(err.message, bad_values[_i].why), "%s", err.message);
+}
+END_TEST
+
+START_TEST(test_unknown_fields_are_left_alone)
+{
+    union record_value value;
+    ck_assert_int_eq(
+        record_decode(RECORD_NAME, bytes_of("{\"v\":1,\"uuid\":\"u\",\"new\":[1]}"), &value, NULL),
+        0);
+    ck_assert_str_eq(value.uuid.uuid, "u");
+}
+END_TEST
+
+START_TEST(test_keys)
+{
+    char text[RECORD_KEY_SIZE];
+    struct record_key key, back;
+    for (int kind = 0; kind < RECORD_KINDS; kind++) {
+        bool one = kind == RECORD_SETTINGS || kind == RECORD_MANAGER;
+        key = record_key_of((enum record_kind)kind, one ? "" : "web-1");
+        record_key_format(&key, text);
+        ck_assert_int_eq(record_key_parse(bytes_of(text), &back), 0);
+        ck_assert_int_eq(back.kind, kind);
+        ck_assert_str_eq(back.name, key.name);
+    }
+    const char *bad[] = {"",
+                         "ferry/",
+                         "ferry/hosts/",
+                         "ferry/hosts/a/b",
+                         "ferry/managerx",
+                         "other",
+                         "ferry/hosts/0123456789012345678901234567890123456789012345678901234567890"
+                         "12345"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        ck_assert_int_ne(record_key_parse(bytes_of(bad[i]), &back), 0);
+}
+END_TEST
+
+START_TEST(test_view)
+{
+    struct record_view view;
+    struct change change;
+    char name[16];
+    record_view_init(&view);
+    for (int i = 40; i >= 0; i--) {
+        change_clear(&change);
+        snprintf(name, sizeof(name), "h%02d", i);
+        change_put(&change, RECORD_LIFE, name)->life.incarnation = (uint64_t)i;
+        snprintf(name, sizeof(name), "u%02d", i);
+        change_put(&change, RECORD_MACHINE, name)->machine.description = "{}";
+        ck_assert_int_eq(record_view_apply(&view, &change, 100 - (uint64_t)i), 0);
+    }
+    ck_assert_uint_eq(view.host_count, 41);
+    ck_assert_uint_eq(view.revision, 100);
+    for (int i = 0; i <= 40; i++) {
+        snprintf(name, sizeof(name), "h%02d", i);
+        ck_assert_str_eq(view.hosts[i].name, name);
+        ck_assert_uint_eq(record_view_host(&view, name)->life.value.life.incarnation, i);
+    }
+    ck_assert_ptr_null(record_view_host(&view, "h41"));
+    ck_assert_str_eq(record_view_machine(&view, "u07")->machine.value.machine.description, "{}");
+    change_clear(&change);
+    change_remove(&change, RECORD_MACHINE, "u07");
+    ck_assert_int_eq(record_view_apply(&view, &change, 101), 0);
+    ck_assert_uint_eq(record_view_machine(&view, "u07")->machine.mod, 0);
+    // Nobody says of an unknown host that it stopped.
+    struct owner_record owner = {.stage = OWNER_STARTED, .host = "h41", .incarnation = 1};
+    ck_assert(!record_view_owner_is_over(&view, &owner));
+    strcpy(owner.host, "h05");
+    ck_assert(record_view_owner_is_over(&view, &owner)); // it has had five
+    owner.incarnation = 5;
+    ck_assert(!record_view_owner_is_over(&view, &owner));
+    record_view_free(&view);
+}
+END_TEST
+
+START_TEST(test_settings)
+{
+    struct settings_record s;
+    struct error err = {0};
+    settings_default(&s);
+    ck_assert_int_eq(settings_check(&s, 2 * NSEC_PER_SEC, &err), 0);
+    // 8.97 s: 8.979 + 1 < 9.990; 8.99 s: 8.999 + 1 isn't.
+    s.deadline_ns = UINT64_C(8970000000);
+    ck_assert_int_eq(settings_check(&s, 2 * NSEC_PER_SEC, &err), 0);
+    s.deadline_ns = UINT64_C(8990000000);
+    ck_assert_int_ne(settings_check(&s, 2 * NSEC_PER_SEC, &err), 0);
+    settings_default(&s);
+    ck_assert_int_ne(settings_check(&s, UINT64_C(2600000000), &err), 0);
+    ck_assert_ptr_nonnull(strstr(err.message, "election"));
+    s.renew_ns = 5 * NSEC_PER_SEC;
+    ck_assert_int_ne(settings_check(&s, NSEC_PER_SEC, &err), 0);
+    settings_default(&s);
+    s.lease_ns = UINT64_MAX;
+    ck_assert_int_ne(settings_check(&s, NSEC_PER_SEC, &err), 0);
+}
+END_TEST
+
+START_TEST(test_renewal)
+{
+    struct renewal renewal;
+    struct change change;
+    struct settings_record settings;
+    struct life_record life = {.incarnation = 4};
+    settings_default(&settings);
+    renewal_init(&renewal, "a", &life, 77, &settings);
+    ck_assert_uint_eq(renewal.deadline, 0);
+    renewal_attempt(&renewal, 1000, &change);
+    ck_assert_uint_eq(change.compare_count, 1);
+    ck_assert_int_eq(change.compares[0].key.kind, RECORD_LIFE);
+    ck_assert_uint_eq(change.compares[0].mod, 77);
+    ck_assert_uint_eq(change.puts[0].value.renewal.incarnation, 4);
+    renewal_outcome(&renewal, CHANGE_UNKNOWN, 2000);
+    ck_assert_uint_eq(renewal.deadline, 0);
+    renewal_attempt(&renewal, 3000, &change);
+    renewal_outcome(&renewal, CHANGE_COMMITTED, 9000);
+    ck_assert_uint_eq(renewal.deadline, 3000 + settings.deadline_ns);
+    renewal_attempt(&renewal, 10000, &change);
+    renewal_outcome(&renewal, CHANGE_REFUSED, 11000);
+    ck_assert(renewal.over);
+    ck_assert_uint_eq(renewal.deadline, 3000 + settings.deadline_ns);
+}
+END_TEST
+
+START_TEST(test_register)
+{
+    struct record life = {0};
+    struct change change;
+    struct error err = {0};
+    ck_assert_int_eq(renewal_register(&life, "a", "id", "boot1", &change, &err), 1);
+    ck_assert_uint_eq(change.compares[0].mod, 0);
+    ck_assert_uint_eq(change.puts[0].value.life.incarnation, 1);
+    life.value.life = change.puts[0].value.life;
+    life.mod = 5;
+    ck_assert_int_eq(renewal_register(&life, "a", "id", "boot1", &change, &err), 0);
+    ck_assert_int_eq(renewal_register(&life, "a", "id", "boot2", &change, &err), 1);
+    ck_assert_uint_eq(change.compares[0].mod, 5);
+    ck_assert_uint_eq(change.puts[0].value.life.incarnation, 2);
+    ck_assert_int_lt(renewal_register(&life, "a", "other", "boot1", &change, &err), 0);
+    life.value.life.fenced = true;
+    ck_assert_int_eq(renewal_register(&life, "a", "id", "boot1", &change, &err), 1);
+    ck_assert_uint_eq(change.puts[0].value.life.incarnation, 2);
+    ck_assert(!change.puts[0].value.life.fenced);
+}
+END_TEST
+
+static bool place_nowhere(void *opaque, const struct record_view *view,
+                          const struct machine_entry *machine, char host[NAME_LIMIT + 1],
+                          char reason[RECORD_TEXT_SIZE])
+{
+    return false;
+}
+
+static const char *some_id(void *opaque)
+{
+    return "id";
+}
+
+static void renew_in(struct record_view *view, uint64_t revision)
+{
+    struct change change;
+    change_clear(&change);
+    change_put(&change, RECORD_RENEWAL, "a")->renewal.count = revision;
+    ck_assert_int_eq(record_view_apply(view, &change, revision), 0);
+}
+
+static unsigned changes_at(struct manager *manager, struct record_view *view, uint64_t now)
+{
+    static struct manager_changes changes;
+    ck_assert_int_eq(manager_observe(manager, view, now), 0);
+    manager_step(manager, view, now, some_id, NULL, &changes);
+    if (changes.count)
+        ck_assert(changes.changes[0].puts[0].value.life.fenced);
+    return changes.count;
+}
+
+// A host is fenced when this manager has looked, without a gap, at the same renewal for L.
+START_TEST(test_manager_patience)
+{
+    struct manager manager;
+    struct record_view view;
+    struct change change;
+    const uint64_t tick = NSEC_PER_SEC / 2;
+    uint64_t now = 1000 * NSEC_PER_SEC, since;
+    record_view_init(&view);
+    manager_init(&manager, place_nowhere, NULL);
+    change_clear(&change);
+    settings_default(&change_put(&change, RECORD_SETTINGS, "")->settings);
+    change_put(&change, RECORD_MANAGER, "");
+    change_put(&change, RECORD_LIFE, "a")->life.incarnation = 1;
+    ck_assert_int_eq(record_view_apply(&view, &change, 1), 0);
+    for (uint64_t i = 2; i < 60; i++, now += tick) {
+        renew_in(&view, i);
+        ck_assert_uint_eq(changes_at(&manager, &view, now), 0);
+    }
+    now -= tick;
+    for (since = now; now - since < 10 * NSEC_PER_SEC - tick;) {
+        now += tick;
+        ck_assert_uint_eq(changes_at(&manager, &view, now), now - since == 10 * NSEC_PER_SEC);
+    }
+    // It saw nothing for longer than a host may take for a renewal: all anew.
+    now += 20 * NSEC_PER_SEC;
+    ck_assert_uint_eq(changes_at(&manager, &view, now), 0);
+    for (since = now; now - since < 9 * NSEC_PER_SEC;) {
+        now += tick;
+        ck_assert_uint_eq(changes_at(&manager, &view, now), 0);
+    }
+    now += tick;
+    ck_assert_uint_eq(changes_at(&manager, &view, now), 0);
+    now += tick;
+    ck_assert_uint_eq(changes_at(&manager, &view, now), 1);
+    manager_free(&manager);
+    record_view_free(&view);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("records");
+    TCase *tc = tcase_create("records");
+    tcase_add_loop_test(tc, test_value_round_trip, 0, RECORD_KINDS);
+    tcase_add_loop_test(tc, test_value_every_field_is_looked_at, 0, RECORD_KINDS);
+    tcase_add_loop_test(tc, test_value_refused, 0, sizeof(bad_values) / sizeof(bad_values[0]));
+    tcase_add_test(tc, test_unknown_fields_are_left_alone);
+    tcase_add_test(tc, test_keys);
+    tcase_add_test(tc, test_view);
+    tcase_add_test(tc, test_settings);
+    tcase_add_test(tc, test_renewal);
+    tcase_add_test(tc, test_register);
+    tcase_add_test(tc, test_manager_patience);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_tap(runner, "-");
+    srunner_run_all(runner, CK_SILENT);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,100 @@
+// The inside of the scheduling policy, for its two files.
+#pragma once
+
+#include "vmm/sched/sched_policy.h"
+
+// Virtual time: ns of CPU times SCHED_SCALE over the weight, which has SCHED_WEIGHT_SHIFT more bits
+// here than people see, so that a share of several CPUs can be split evenly.
+enum { SCHED_WEIGHT_SHIFT = 10 };
+#define SCHED_SCALE ((uint64_t)SCHED_WEIGHT_DEFAULT << (SCHED_WEIGHT_SHIFT + 8))
+
+struct sched_entity {
+    uint32_t state; // enum sched_state
+    uint32_t group;
+    uint32_t queue;
+    uint32_t cpu;       // where it runs, or ran last; SCHED_NONE at first
+    uint32_t weight;    // as asked for, shifted
+    uint32_t effective; // what counts: less than `weight` where that asks for more than one CPU
+    uint32_t heavy_next;
+    bool heavy;
+    // Counts in its queue: waiting, running, late, or asleep with more than its share.
+    bool queued;
+    bool moving; // between queues
+    uint64_t slice;
+    uint64_t time, deadline; // virtual; while queued
+    int64_t lag;             // ns of CPU; while not queued
+    uint64_t budget;         // of its grant
+    uint64_t started;        // its run; while running
+    uint64_t release;        // while throttled; while late, when it is taken for asleep
+    struct sched_cap cap;
+    struct sched_cpus affinity;
+};
+
+struct sched_queue {
+    uint32_t waiting; // root of the tree by deadline
+    uint32_t weights; // root of the tree by weight, heaviest first, of all that count here
+    uint32_t heavy;   // list of those whose effective weight isn't their own
+    uint32_t heavy_count;
+    uint32_t cpu_count;
+    uint32_t count;
+    struct sched_cpus cpus;
+    uint64_t base;   // virtual time from which `moment` counts
+    uint64_t total;  // sum of the effective weights
+    uint64_t weight; // sum of the weights
+    __int128 moment; // sum of effective weight times (virtual time - base)
+    // What the running ones have used so far is charged at the end of their runs, but counts in the
+    // average at once: their number, and the sum of the moments at which their runs began.
+    uint64_t running, started;
+};
+
+struct sched_group {
+    bool used;
+    struct sched_cap cap;
+};
+
+struct sched_policy {
+    uint32_t entities, groups; // room
+    uint32_t highest;          // no entity from this number on was ever used
+    uint32_t throttled;        // root of the tree by release time, of the late ones as well
+    uint64_t longest_slice;    // that anybody had
+    bool mixed;                // some affinities overlap without being equal
+    struct sched_cpus cpus;
+    uint32_t queue_of[SCHED_CPUS_LIMIT]; // SCHED_NONE: not a CPU of ours
+    uint32_t component[SCHED_CPUS_LIMIT];
+    uint32_t current[SCHED_CPUS_LIMIT];
+    struct sched_queue queues[SCHED_CPUS_LIMIT];
+    // Behind it: entities, their nodes by deadline or release, their nodes by weight, groups.
+};
+
+static inline struct sched_entity *sched_entity(const struct sched_policy *p, uint32_t id)
+{
+    return (struct sched_entity *)(p + 1) + id;
+}
+static inline struct sched_node *sched_nodes(const struct sched_policy *p)
+{
+    return (struct sched_node *)sched_entity(p, p->entities);
+}
+static inline struct sched_node *sched_weight_nodes(const struct sched_policy *p)
+{
+    return sched_nodes(p) + p->entities;
+}
+static inline struct sched_group *sched_group(const struct sched_policy *p, uint32_t group)
+{
+    return (struct sched_group *)(sched_weight_nodes(p) + p->entities) + group;
+}
+
+// sched_queue.c
+void sched_queue_init(struct sched_queue *q);
+uint64_t sched_queue_time(const struct sched_queue *q, uint64_t now);
+// Counts it in, with the lag it has; into the tree if it waits.
+void sched_queue_enter(struct sched_policy *p, uint32_t id, uint64_t now);
+// Counts it out; its lag is kept in the entity.
+void sched_queue_leave(struct sched_policy *p, uint32_t id, uint64_t now);
+// It waited and runs from now on; it ran for so many ns of CPU, and waits or is about to leave.
+void sched_queue_run(struct sched_policy *p, uint32_t id, uint64_t now);
+void sched_queue_ran(struct sched_policy *p, uint32_t id, int64_t ran, enum sched_state after);
+// It was late, and waits.
+void sched_queue_return(struct sched_policy *p, uint32_t id);
+// Who is next, or SCHED_NONE.
+uint32_t sched_queue_first(const struct sched_policy *p, const struct sched_queue *q, uint64_t now);
+int64_t sched_queue_lag(const struct sched_queue *q, const struct sched_entity *e, uint64_t now);
