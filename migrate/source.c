@@ -344,9 +344,8 @@ static void *source_main(void *opaque)
     pthread_mutex_lock(&s->lock);
     s->ended_ns = now;
     s->downtime_ns = rc == 0 && s->was_running ? now - s->frozen_ns : 0;
-    if (s->phase != PHASE_IN_DOUBT)
-        s->phase = rc == 0 ? PHASE_MOVED : PHASE_FAILED;
     pthread_mutex_unlock(&s->lock);
+    source_pass_failure_point(s, "source-ended");
     if (rc == 0)
         log_info("migration: moved; the guest stood for at most %" PRIu64 " us",
                  s->downtime_ns / NSEC_PER_USEC);
@@ -393,6 +392,9 @@ static void on_finished(uv_async_t *finished)
     pthread_join(s->thread, NULL);
     s->thread_started = false;
     uv_timer_stop(s->watchdog);
+    // Only now: who reads that it has failed may start the next one at once.
+    if (s->phase != PHASE_IN_DOUBT)
+        source_set_phase(s, s->result == 0 ? PHASE_MOVED : PHASE_FAILED);
     if (s->listener.done)
         s->listener.done(s->listener.opaque, s->result, &s->err);
 }

@@ -14,6 +14,7 @@ move() {
     receive "$to"
     at "$from" ferry migrate "$name" "$place" --downtime 3s "$@" >"$work/said" 2>&1 && return
     cat "$work/said" "$heard"
+    await gone "$receiver" # its end holds the name for a moment
     return 1
 }
 
@@ -102,6 +103,13 @@ at a ferry resume p >/dev/null
 before=$(date +%s)
 check "a bandwidth cap" move a b p --bandwidth 256K --downtime 60s
 check "holds" [ $(($(date +%s) - before)) -ge 3 ]
+
+# Nobody listens at port 1. Whoever polls the status may try again as soon as it says that it has failed.
+FERRY_FAILURE_POINT=source-ended:delay at a run again idle >/dev/null
+at a ferry migrate again tcp://127.0.0.1:1 --detach >/dev/null 2>&1
+await phase_is a again failed
+says "after a failure the next attempt may begin at once" 1 "*refused*" at a ferry migrate again tcp://127.0.0.1:1
+at a ferry kill again >/dev/null
 
 # ---- refused ----
 receive a --token secret

@@ -460,6 +460,7 @@ static const struct {
     {"target-before-loaded", GOES_ON}, {"target-before-start", MOVES},
     {"target-locked", MOVES},          {"target-after-start", MOVES},
     {"target-started", MOVES},         {"source-started", MOVES},
+    {"source-ended", MOVES},
 };
 
 START_TEST(test_cut)
