@@ -27,7 +27,8 @@ def draw(folder, result, case, rows):
         script += [f"{i} {s['median']} {s['low']} {s['high']}" for i, s in enumerate(by_subject.values())]
         script += ["END", "$points << END"]
         for i, subject in enumerate(by_subject):
-            script += [f"{i + 0.35} {value[metric.name]}" for value in result["values"][subject]]
+            script += [f"{i + 0.35} {value[metric.name]}" for value in result["values"][subject]
+                       if metric.name in value]
         script += ["END", "plot $bars using 1:2:1 with boxes linecolor variable, "
                    "$bars using 1:2:3:4 with yerrorbars linecolor 'black' pointtype 0, "
                    "$points using 1:2 with points pointtype 7 pointsize 0.4 linecolor 'gray40'"]

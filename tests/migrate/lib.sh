@@ -21,6 +21,25 @@ clean_up() {
     rm -rf "$work"
 }
 
+# ---- certificates ----
+
+key="ec -pkeyopt ec_paramgen_curve:P-256"
+make_ca() {
+    # shellcheck disable=SC2086 # several words
+    openssl req -x509 -newkey $key -nodes -days 2 -subj "/CN=$1" -keyout "$work/$1.key" -out "$work/$1.pem" 2>/dev/null
+}
+make_certificate() { # NAME CA
+    # shellcheck disable=SC2086
+    openssl req -newkey $key -nodes -subj "/CN=$1" -keyout "$work/$1.key" -out "$work/$1.csr" 2>/dev/null
+    printf 'subjectAltName=DNS:%s.example\n' "$1" >"$work/$1.ext"
+    openssl x509 -req -in "$work/$1.csr" -CA "$work/$2.pem" -CAkey "$work/$2.key" -CAcreateserial -days 2 \
+        -extfile "$work/$1.ext" -out "$work/$1.pem" 2>/dev/null
+}
+# The options of a side: certificate and CA.
+tls() { echo "--tls-cert $work/$1.pem --tls-key $work/$1.key --tls-ca $work/${2:-ca}.pem"; }
+
+# ---- moves ----
+
 receive_scheme=tcp receive_address=127.0.0.1
 # receive HOST [OPTION]...: $place is where it listens, $receiver its process, $heard what it says.
 receive() {
@@ -110,7 +129,16 @@ is_at() { at "$1" is_state "$2" "$3"; }
 other() { [ "$1" = a ] && echo b || echo a; }
 
 # round_trips VCPUS MOVES [SIZE]: back and forth: no page is lost, none comes twice. A full-speed writer, so that at each
-# switch all of its range is dirty.
+# switch all of its range is dirty. Over as many connections as $stream_counts says, in turns; by TLS with
+# receive_scheme=tls and the options of hosts a and b in $options_a and $options_b.
+stream_counts="4 1" options_a='' options_b=''
+options_of() { [ "$1" = a ] && echo "$options_a" || echo "$options_b"; }
+streams_of() { # move NUMBER
+    # shellcheck disable=SC2086 # a list
+    set -- "$1" $stream_counts
+    shift $((1 + $1 % ($# - 1)))
+    echo "$1"
+}
 round_trips() {
     cpus=$1 moves=$2 name=pattern$1
     at a run "$name" "pattern size=${3:-256K} check=1" --cpus "$cpus" >/dev/null || return
@@ -118,9 +146,11 @@ round_trips() {
     here=a
     for number in $(seq "$moves"); do
         there=$(other $here)
-        streams=$((number % 2 ? 1 : 4))
-        receive "$there"
-        if ! at $here ferry migrate "$name" "$place" --streams $streams --downtime 3s >"$work/said" 2>&1; then
+        # shellcheck disable=SC2046 # several words
+        receive "$there" $(options_of "$there")
+        # shellcheck disable=SC2046
+        if ! at $here ferry migrate "$name" "$place" --streams "$(streams_of "$number")" --downtime 3s \
+            $(options_of $here) >"$work/said" 2>&1; then
             cat "$work/said" "$heard"
             return 1
         fi

@@ -7,25 +7,11 @@ if ! command -v openssl >/dev/null; then
     skip "moves by TLS" "no openssl to make certificates with"
     exit 0
 fi
-key="ec -pkeyopt ec_paramgen_curve:P-256"
-make_ca() {
-    # shellcheck disable=SC2086 # several words
-    openssl req -x509 -newkey $key -nodes -days 2 -subj "/CN=$1" -keyout "$work/$1.key" -out "$work/$1.pem" 2>/dev/null
-}
-make_certificate() { # NAME CA
-    # shellcheck disable=SC2086
-    openssl req -newkey $key -nodes -subj "/CN=$1" -keyout "$work/$1.key" -out "$work/$1.csr" 2>/dev/null
-    printf 'subjectAltName=DNS:%s.example\n' "$1" >"$work/$1.ext"
-    openssl x509 -req -in "$work/$1.csr" -CA "$work/$2.pem" -CAkey "$work/$2.key" -CAcreateserial -days 2 \
-        -extfile "$work/$1.ext" -out "$work/$1.pem" 2>/dev/null
-}
 make_ca ca
 make_ca other
 make_certificate hosta ca
 make_certificate hostb ca
 make_certificate stranger other
-# The options of a side: certificate and CA.
-tls() { echo "--tls-cert $work/$1.pem --tls-key $work/$1.key --tls-ca $work/${2:-ca}.pem"; }
 
 # receive_tls HOST [OPTION]...
 receive_tls() {
