@@ -19,8 +19,8 @@ hosts_cleanup() {
     trap - EXIT
     i=1
     while [ "$i" -le "$members" ]; do
-        kill -CONT "$(cat "$work/nsenter$i")" 2>/dev/null
-        kill -KILL "$(cat "$work/init$i")" 2>/dev/null
+        kill -KILL "$(cat "$work/init$i" 2>/dev/null)" 2>/dev/null
+        ferryd_kill "$i"
         i=$((i + 1))
     done
     wait 2>/dev/null
@@ -48,12 +48,19 @@ ferryd_start() {
 }
 
 ferryd_pid() {
-    pgrep -P "$(cat "$work/nsenter$1")"
+    pgrep -P "$(cat "$work/nsenter$1" 2>/dev/null)"
 }
 
+# With nsenter, which may only be about to start it, and stops with it, perhaps only now.
 ferryd_kill() {
-    kill -KILL "$(ferryd_pid "$1")"
-    wait "$(cat "$work/nsenter$1")" 2>/dev/null
+    ended=$(cat "$work/nsenter$1" 2>/dev/null) || return 0
+    while grep -qs '^State:.[^ZX]' "/proc/$ended/status"; do
+        pkill -KILL -P "$ended"
+        kill -CONT "$ended" 2>/dev/null
+        sleep 0.02
+    done
+    wait "$ended" 2>/dev/null
+    rm -f "$work/nsenter$1"
 }
 
 ferryd_stop() {
@@ -62,7 +69,7 @@ ferryd_stop() {
 
 # nsenter stops with what it started.
 ferryd_continue() {
-    kill -CONT "$(ferryd_pid "$1")" "$(cat "$work/nsenter$1")"
+    kill -CONT "$(cat "$work/nsenter$1")" "$(ferryd_pid "$1")"
 }
 
 host_boot() {
@@ -81,7 +88,8 @@ host_boot() {
 
 power_off() {
     kill -KILL "$(cat "$work/init$1")"
-    wait "$(cat "$work/nsenter$1")" 2>/dev/null
+    rm -f "$work/init$1"
+    ferryd_kill "$1"
 }
 
 on() {

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""random_runs: machines of a cluster while what a seed says goes wrong.
+
+    tests/cluster/random_runs.py [--runs N] [--seed S] [--clusters N] [--runs-a-cluster N] [--faults N]
+
+A run: four machines, two of them with disks they write to, on three hosts with a lease of 2 s; machines on the move,
+clients of the store at work; and some faults, apart or at once: ferryd killed, restarted or stopped, machines' processes
+killed or stopped, links cut one way, both ways, for one pair or with losses, hosts without power; the victim is any host,
+or the one that leads the store. In the end all is healed, and
+
+    - every machine runs, once, on the host and in the epoch of its record;
+    - the witness files say that none ran twice at a time, and no disk had two writers (witness_check.c);
+    - the clients' history is linearizable, and the members agree (history.c).
+
+Run N has the seed S + N - 1: `--seed THAT --runs 1` plans the same again. What processes make of it is theirs.
+"""
+
+import argparse
+import random
+import signal
+import sys
+import threading
+import time
+
+from hosts import History, HostError, Hosts, Skipped, end_properly, report, send_signal
+
+HOSTS = 3
+MACHINES = {"disk1": True, "disk2": True, "idle1": False, "idle2": False}
+FAULTS = ("kill-ferryd", "restart-ferryd", "stop-ferryd", "power-off", "isolate", "hear-nobody", "heard-by-nobody",
+          "cut-pair", "cut-one-way", "lossy", "kill-machine", "stop-machine")
+
+
+class Fault:
+    """What goes wrong at `at` seconds, for `hold`; `victim` 0 is the leader's host."""
+
+    def __init__(self, draw, kind=None):
+        self.kind = kind or draw.choice(FAULTS)
+        self.at, self.hold = draw.uniform(0, 1.5), draw.choice((0.2, 0.6, 1.2, 2.4, 3.2)) * draw.uniform(0.8, 1.2)
+        self.victim, self.other = draw.randint(0, HOSTS), draw.randint(1, HOSTS - 1)
+        self.pick = draw.random()
+
+    def __str__(self):
+        return f"{self.kind} {f'h{self.victim}' if self.victim else 'leader'} at {self.at:.1f} for {self.hold:.1f}"
+
+    def begin(self, hosts):
+        if not self.victim:
+            try:
+                self.victim = hosts.leader() or 1
+            except HostError:
+                self.victim = 1
+        host, pair = self.victim, (self.victim - 1 + self.other) % HOSTS + 1
+        if self.kind in ("kill-ferryd", "restart-ferryd", "power-off", "stop-ferryd") and host in hosts.off:
+            return
+        if self.kind in ("kill-ferryd", "restart-ferryd"):
+            hosts.sh(f"ferryd_kill {host}")
+            if self.kind == "restart-ferryd":
+                hosts.ferryd_start(host)
+        elif self.kind == "stop-ferryd":
+            hosts.signal_ferryd(host, signal.SIGSTOP)
+        elif self.kind == "power-off":
+            hosts.power_off(host)
+        elif self.kind == "isolate":
+            hosts.sh(f"isolate {host}")
+        elif self.kind == "lossy":
+            hosts.sh(f"lose {host} 40")
+        elif self.kind in ("hear-nobody", "heard-by-nobody"):
+            for one in hosts.numbers():
+                if one != host:
+                    hosts.sh(f"cut {host} {one}" if self.kind == "hear-nobody" else f"cut {one} {host}")
+        elif self.kind in ("cut-pair", "cut-one-way"):
+            hosts.sh(f"cut {host} {pair}")
+            if self.kind == "cut-pair":
+                hosts.sh(f"cut {pair} {host}")
+        elif pids := sorted(hosts.machine_pids(host)):
+            self.pid = pids[int(self.pick * len(pids))]
+            send_signal(self.pid, signal.SIGKILL if self.kind == "kill-machine" else signal.SIGSTOP)
+
+    def end(self, hosts):
+        if self.kind == "kill-ferryd":
+            hosts.ferryd_start(self.victim)
+        elif self.kind == "stop-ferryd":
+            hosts.signal_ferryd(self.victim, signal.SIGCONT)
+        elif self.kind == "power-off":
+            hosts.boot(self.victim)
+        elif self.kind == "stop-machine":
+            for pid in hosts.machine_pids(self.victim):
+                send_signal(pid, signal.SIGCONT)
+        elif "machine" not in self.kind and self.kind != "restart-ferryd":
+            hosts.heal_links()
+
+
+class Move:
+    def __init__(self, draw):
+        self.at, self.hold = draw.uniform(0, 1.5), 0
+        self.name, self.to, self.ask = draw.choice(list(MACHINES)), draw.randint(1, HOSTS), draw.randint(1, HOSTS)
+
+    def __str__(self):
+        return f"{self.name} to h{self.to} at {self.at:.1f}"
+
+    def begin(self, hosts):
+        try:
+            hosts.call(self.ask, "vm.migrate", timeout=1, name=self.name, to=f"h{self.to}")
+        except HostError:
+            pass  # it is there, it moves, nobody answers
+
+    def end(self, hosts):
+        pass
+
+
+def plan_of(seed, faults):
+    draw = random.Random(seed)
+    return [Fault(draw) for _ in range(faults)] + [Move(draw) for _ in range(draw.randint(1, 3))]
+
+
+def carry_out(hosts, plan):
+    todo = sorted([(one.at, 0, n) for n, one in enumerate(plan)] +
+                  [(one.at + one.hold, 1, n) for n, one in enumerate(plan)])
+    start = time.monotonic()
+    for when, which, number in todo:
+        time.sleep(max(0, start + when - time.monotonic()))
+        (plan[number].end if which else plan[number].begin)(hosts)
+
+
+def heal(hosts):
+    hosts.heal_links()
+    for host in hosts.numbers():
+        hosts.boot(host)
+        hosts.signal_ferryd(host, signal.SIGCONT)
+        hosts.ferryd_start(host)
+        for pid in hosts.machine_pids(host):
+            send_signal(pid, signal.SIGCONT)
+
+
+def run(hosts, seed, faults):
+    """How long it took from the healing until all ran, and lines that say what is wrong."""
+    plan = plan_of(seed, faults)
+    history = History(hosts, seed)
+    carry_out(hosts, plan)
+    heal(hosts)
+    healed = time.monotonic()
+    why = hosts.await_settled(MACHINES)
+    settled = time.monotonic() - healed
+    wrong = [f"not all machines run in the end: {why}"] if why else []
+    wrong += history.end() + hosts.witnesses()
+    if wrong:
+        wrong = [f"seed {seed}", *(str(one) for one in plan), *wrong, hosts.logs(60)]
+    return settled, wrong
+
+
+class Runs:
+    """The numbers of runs that are still to be made, shared by the clusters."""
+
+    def __init__(self, first, count):
+        self.lock, self.next, self.end = threading.Lock(), first, first + count
+        self.failed, self.done, self.skipped = [], 0, ""
+
+    def take(self):
+        with self.lock:
+            self.next += 1
+            return self.next - 1 if self.next <= self.end and not self.skipped else None
+
+    def over(self, seed, wrong, plan, begun):
+        with self.lock:
+            self.done += 1
+            if wrong:
+                self.failed.append(seed)
+            report(not wrong, f"seed {seed}: {plan} ({time.monotonic() - begun:.1f} s)", wrong)
+
+
+def make_machines(hosts):
+    for name, with_disk in MACHINES.items():
+        words = []
+        if with_disk:
+            image = f"{hosts.work}/{name}.img"
+            with open(image, "wb") as file:
+                file.truncate(8 << 20)
+            words = ["--disk", image]
+        hosts.create(name, "test=blk mode=loop seconds=0" if with_disk else "test=idle", *words)
+    if why := hosts.await_settled(MACHINES):
+        raise RuntimeError(f"machines of a new cluster don't run: {why}\n{hosts.logs()}")
+
+
+def lead(runs, arguments):
+    """One cluster after another, until all runs are made."""
+    try:
+        seed = runs.take()
+        while seed is not None:
+            with Hosts(HOSTS) as hosts:
+                make_machines(hosts)
+                for number in range(arguments.runs_a_cluster):
+                    begun = time.monotonic()
+                    settled, wrong = run(hosts, seed, arguments.faults)
+                    plan = ", ".join(str(one) for one in plan_of(seed, arguments.faults))
+                    runs.over(seed, wrong, f"{plan}; all ran {settled:.1f} s after the healing", begun)
+                    seed = runs.take()
+                    if seed is None or wrong:
+                        break
+    except Skipped as why:
+        runs.skipped = str(why)
+    except Exception as error:  # pylint: disable=broad-except
+        runs.over(seed, [repr(error)], "the cluster's set-up", time.monotonic())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--clusters", type=int, default=2, help="side by side")
+    parser.add_argument("--runs-a-cluster", type=int, default=20)
+    parser.add_argument("--faults", type=int, default=2, help="a run")
+    arguments = parser.parse_args()
+    end_properly()
+    runs = Runs(arguments.seed, arguments.runs)
+    threads = [threading.Thread(target=lead, args=(runs, arguments), daemon=True) for _ in range(arguments.clusters)]
+    begun = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if runs.skipped:
+        print(runs.skipped)
+        return 0
+    print(f"# {runs.done} runs in {time.monotonic() - begun:.0f} s with seeds from {arguments.seed}; "
+          f"failed: {' '.join(map(str, runs.failed)) or 'none'}")
+    return 1 if runs.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
