@@ -9,10 +9,10 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/failure_point.h"
 #include "base/filter/thread_filter.h"
 #include "base/ids.h"
 #include "base/log.h"
-#include "migrate/failure_point.h"
 #include "migrate/source_internal.h"
 #include "vmm/machine_lease.h"
 #include "vmm/machine_migration.h"
