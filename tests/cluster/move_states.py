@@ -162,6 +162,10 @@ def strike(hosts, fault, source, target, uuid):
         hosts.sh(f"isolate {source if fault.startswith('source') else target}")
 
 
+def stage_of(machine):
+    return (machine.get("migration") or {}).get("stage")
+
+
 def agent_case(lane, point, fault, leader):
     hosts = lane.hosts
     name, uuid = lane.create()
@@ -183,7 +187,7 @@ def agent_case(lane, point, fault, leader):
     asked = [third, source]
     ask(hosts, asked, "vm.migrate", name=name, to=f"h{target}")
     if aborts:
-        wait_for(lambda: (ask(hosts, asked, "vm.show", name=name).get("migration") or {}).get("stage") == "reserved", "reserved")
+        wait_for(lambda: stage_of(ask(hosts, asked, "vm.show", name=name)) == "reserved", "reserved")
         ask(hosts, asked, "vm.cancel_move", name=name)
     stopped = hosts.ferryd(where)
     there = True
@@ -321,7 +325,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--only", metavar="WORDS", default="", help="cases with all of these words")
-    parser.add_argument("--clusters", type=int, default=1, help="for the cases that stop a ferryd, beside that of machines")
+    parser.add_argument("--clusters", type=int, default=1, help="for cases that stop a ferryd; machines have one more")
     arguments = parser.parse_args()
     end_properly()
     wanted = all_cases() if arguments.all or arguments.only else core_cases()
@@ -336,7 +340,8 @@ def main():
     if cases.skipped:
         print(cases.skipped)
         return 0
-    print(f"# {cases.done} cases in {time.monotonic() - begun:.0f} s, {cases.unreached} of them over before their point; failed: {'; '.join(cases.failed) or 'none'}")
+    print(f"# {cases.done} cases in {time.monotonic() - begun:.0f} s, {cases.unreached} of them over before their point; "
+          f"failed: {'; '.join(cases.failed) or 'none'}")
     return 1 if cases.failed or not cases.done else 0
 
 
