@@ -1,4 +1,4 @@
-// The scheduling policy in simulated time, beside an ideal machine that runs everybody at once.
+// The scheduling policy in simulated time: shares, waits, caps, changes, cost.
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -6,300 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "vmm/sched/sched_policy.h"
-
-#define MS    UINT64_C(1000000)
-#define SEC   UINT64_C(1000000000)
-#define NEVER UINT64_MAX
-
-enum { TASKS = 64, CPUS = 8 };
-
-// ---- a machine in simulated time ----
-
-struct task {
-    uint32_t id;
-    unsigned weight;
-    uint64_t slice;
-    struct sched_cpus affinity;
-    uint64_t burst_mean, sleep_mean; // ns; 0 = works for ever
-    uint64_t work;                   // left until it sleeps
-    uint64_t wake_at;                // while it sleeps
-    uint64_t waiting_since, worst_wait;
-    uint64_t wakes;
-    double served, ideal;
-    bool active; // counts in the ideal machine
-    double kept; // lag while it doesn't
-};
-
-struct cpu {
-    struct task *task;
-    uint64_t started, ends;
-};
-
-struct sim {
-    struct sched_policy *p;
-    struct task tasks[TASKS];
-    unsigned count, cpus;
-    struct cpu cpu[CPUS];
-    uint64_t now, idle; // idle: CPU time that nobody used
-    uint64_t random;
-    double worst_lag, worst_lead; // in slices of the largest
-    // Beside an ideal machine of the test's own; else the policy's word for lags is taken, since
-    // two calculations that each spread the lag of who comes and goes drift apart.
-    bool reference;
-};
-
-static uint64_t next_random(struct sim *s)
-{
-    s->random ^= s->random << 13;
-    s->random ^= s->random >> 7;
-    s->random ^= s->random << 17;
-    return s->random;
-}
-
-static uint64_t around(struct sim *s, uint64_t mean)
-{
-    return mean / 8 + next_random(s) % (mean * 7 / 4 + 1);
-}
-
-static struct sched_cpus first_cpus(unsigned count)
-{
-    struct sched_cpus cpus = {0};
-    for (unsigned i = 0; i < count; i++)
-        sched_cpus_add(&cpus, i);
-    return cpus;
-}
-
-static void sim_init(struct sim *s, unsigned cpus, uint64_t seed)
-{
-    struct sched_cpus all = first_cpus(cpus);
-    *s = (struct sim){.cpus = cpus, .random = seed * 0x9e3779b97f4a7c15u + 1, .reference = true};
-    s->p = calloc(1, sched_policy_size(TASKS, 8));
-    sched_policy_init(s->p, TASKS, 8, &all);
-    ck_assert_uint_eq(sched_policy_add_group(s->p), 0);
-}
-
-static void sim_free(struct sim *s)
-{
-    free(s->p);
-}
-
-static struct sched_params params_of(const struct task *t)
-{
-    return (struct sched_params){.weight = t->weight, .slice = t->slice, .affinity = t->affinity};
-}
-
-static struct task *sim_add(struct sim *s, unsigned weight, uint64_t slice, uint64_t burst,
-                            uint64_t sleep)
-{
-    struct task *t = &s->tasks[s->count++];
-    *t = (struct task){.weight = weight,
-                       .slice = slice,
-                       .burst_mean = burst,
-                       .sleep_mean = sleep,
-                       .affinity = first_cpus(s->cpus)};
-    struct sched_params params = params_of(t);
-    t->id = sched_policy_add(s->p, 0, &params, s->now);
-    ck_assert_uint_ne(t->id, SCHED_NONE);
-    t->wake_at = s->now + (sleep ? around(s, sleep) : 0);
-    return t;
-}
-
-static struct task *task_of(struct sim *s, uint32_t id)
-{
-    for (unsigned i = 0; i < s->count; i++)
-        if (s->tasks[i].id == id)
-            return &s->tasks[i];
-    ck_abort_msg("nobody has number %u", id);
-}
-
-// ---- the ideal machine ----
-
-static int heavier(const void *a, const void *b)
-{
-    const struct task *const *x = a, *const *y = b;
-    return (*y)->weight > (*x)->weight ? 1 : (*y)->weight < (*x)->weight ? -1 : 0;
-}
-
-// Shares of one CPU of those that are active: by weight, none above one CPU.
-static unsigned ideal_shares(struct sim *s, struct task *active[TASKS], double share[TASKS])
-{
-    unsigned count = 0;
-    double rest = 0;
-    for (unsigned i = 0; i < s->count; i++) {
-        if (!s->tasks[i].active)
-            continue;
-        active[count++] = &s->tasks[i];
-        rest += s->tasks[i].weight;
-    }
-    qsort(active, count, sizeof(active[0]), heavier);
-    double cpus = s->cpus;
-    for (unsigned i = 0; i < count; i++) {
-        double fair = cpus * active[i]->weight / rest;
-        share[i] = fair > 1 ? 1 : fair;
-        if (fair > 1) {
-            rest -= active[i]->weight;
-            cpus -= 1;
-        }
-    }
-    return count;
-}
-
-// `lag` more for those that are active, by their shares.
-static void spread(struct sim *s, double lag)
-{
-    struct task *active[TASKS];
-    double share[TASKS], sum = 0;
-    unsigned count = ideal_shares(s, active, share);
-    for (unsigned i = 0; i < count; i++)
-        sum += share[i];
-    for (unsigned i = 0; i < count; i++)
-        active[i]->ideal += lag * share[i] / sum;
-}
-
-static void check_lags(struct sim *s)
-{
-    double slice = 0;
-    for (unsigned i = 0; i < s->count; i++)
-        slice = fmax(slice, (double)s->tasks[i].slice);
-    for (unsigned i = 0; i < s->count; i++) {
-        if (!s->tasks[i].active)
-            continue;
-        double lag = s->reference ? s->tasks[i].ideal - s->tasks[i].served
-                                  : (double)sched_policy_lag(s->p, s->tasks[i].id, s->now);
-        lag /= slice;
-        s->worst_lag = fmax(s->worst_lag, lag);
-        s->worst_lead = fmax(s->worst_lead, -lag);
-    }
-}
-
-static void advance(struct sim *s, uint64_t to)
-{
-    struct task *active[TASKS];
-    double share[TASKS], passed = (double)(to - s->now);
-    if (s->reference) {
-        unsigned count = ideal_shares(s, active, share);
-        for (unsigned i = 0; i < count; i++)
-            active[i]->ideal += passed * share[i];
-    }
-    for (unsigned i = 0; i < s->cpus; i++) {
-        if (s->cpu[i].task)
-            s->cpu[i].task->served += passed;
-        else
-            s->idle += to - s->now;
-    }
-    s->now = to;
-    check_lags(s);
-}
-
-// Whether the task counts follows what the policy says of it. Who has gone to sleep has what it
-// wanted: it leaves no claim, and while it has a debt it must not leave (but where nobody waits).
-static void follow(struct sim *s, struct task *t)
-{
-    bool active = sched_policy_counts(s->p, t->id);
-    if (active == t->active)
-        return;
-    unsigned others = 0;
-    for (unsigned i = 0; i < s->count; i++)
-        others += s->tasks[i].active && &s->tasks[i] != t;
-    if (active) {
-        if (!others || t->kept > 0)
-            t->kept = 0;
-        spread(s, -t->kept);
-        t->active = true;
-        t->ideal = t->served + t->kept;
-    } else {
-        t->active = false;
-        t->kept = t->ideal - t->served;
-        spread(s, t->kept);
-    }
-}
-
-static void follow_all(struct sim *s)
-{
-    for (unsigned i = 0; i < s->count; i++)
-        follow(s, &s->tasks[i]);
-}
-
-// ---- events ----
-
-static void give_cpu(struct sim *s, uint32_t cpu)
-{
-    struct sched_grant grant;
-    if (s->cpu[cpu].task || !sched_policy_pick(s->p, cpu, s->now, &grant))
-        return;
-    struct task *t = task_of(s, grant.id);
-    uint64_t run = t->burst_mean && t->work < grant.budget ? t->work : grant.budget;
-    ck_assert_uint_le(grant.budget, t->slice);
-    ck_assert(sched_cpus_has(&t->affinity, cpu));
-    if (t->waiting_since && s->now - t->waiting_since > t->worst_wait)
-        t->worst_wait = s->now - t->waiting_since;
-    t->waiting_since = 0;
-    s->cpu[cpu] = (struct cpu){.task = t, .started = s->now, .ends = s->now + run};
-}
-
-static void wake(struct sim *s, struct task *t)
-{
-    if (t->burst_mean && !t->work) {
-        t->work = around(s, t->burst_mean);
-        t->wakes++;
-        t->waiting_since = s->now;
-    }
-    t->wake_at = NEVER;
-    uint32_t cpu = sched_policy_wake(s->p, t->id, s->now);
-    if (cpu != SCHED_NONE)
-        give_cpu(s, cpu);
-    if (sched_policy_state(s->p, t->id) == SCHED_THROTTLED)
-        t->wake_at = sched_policy_release(s->p, t->id);
-}
-
-static void end_run(struct sim *s, uint32_t cpu)
-{
-    struct task *t = s->cpu[cpu].task;
-    uint64_t ran = s->now - s->cpu[cpu].started;
-    if (t->burst_mean)
-        t->work -= ran;
-    bool more = !t->burst_mean || t->work;
-    s->cpu[cpu].task = NULL;
-    sched_policy_stop(s->p, t->id, ran, more, s->now);
-    if (!more)
-        t->wake_at = s->now + around(s, t->sleep_mean);
-    else if (sched_policy_state(s->p, t->id) == SCHED_THROTTLED)
-        t->wake_at = sched_policy_release(s->p, t->id);
-    give_cpu(s, cpu);
-}
-
-static void sim_run(struct sim *s, uint64_t until)
-{
-    while (s->now < until) {
-        uint64_t next = until;
-        for (unsigned i = 0; i < s->cpus; i++)
-            if (s->cpu[i].task && s->cpu[i].ends < next)
-                next = s->cpu[i].ends;
-        for (unsigned i = 0; i < s->count; i++)
-            if (s->tasks[i].wake_at < next)
-                next = s->tasks[i].wake_at;
-        advance(s, next);
-        for (uint32_t i = 0; i < s->cpus; i++)
-            if (s->cpu[i].task && s->cpu[i].ends <= s->now)
-                end_run(s, i);
-        for (unsigned i = 0; i < s->count; i++)
-            if (s->tasks[i].wake_at <= s->now)
-                wake(s, &s->tasks[i]);
-        // Who was throttled is told by its own release only when that is noted.
-        for (unsigned i = 0; i < s->count; i++) {
-            struct task *t = &s->tasks[i];
-            if (sched_policy_state(s->p, t->id) == SCHED_THROTTLED && t->wake_at == NEVER)
-                t->wake_at = sched_policy_release(s->p, t->id);
-        }
-        follow_all(s);
-    }
-}
-
-static double served_ms(const struct task *t)
-{
-    return t->served / (double)MS;
-}
+#include "tests/unit/sched_sim.h"
 
 // ---- shares ----
 
@@ -307,12 +14,12 @@ START_TEST(shares_follow_weights)
 {
     struct sim s;
     sim_init(&s, 1, 1);
-    struct task *t[3];
+    struct sim_task *t[3];
     for (unsigned i = 0; i < 3; i++)
         t[i] = sim_add(&s, 100u << i, 3 * MS, 0, 0);
     sim_run(&s, 7 * SEC);
     for (unsigned i = 0; i < 3; i++)
-        ck_assert_double_eq_tol(served_ms(t[i]), 1000 << i, 4);
+        ck_assert_double_eq_tol(sim_served_ms(t[i]), 1000 << i, 4);
     ck_assert_uint_eq(s.idle, 0);
     ck_assert_uint_eq(sched_policy_share(s.p, t[2]->id), 571);
     sim_free(&s);
@@ -324,21 +31,21 @@ START_TEST(nobody_gets_more_than_one_cpu)
 {
     struct sim s;
     sim_init(&s, 2, 1);
-    struct task *t[3];
+    struct sim_task *t[3];
     for (unsigned i = 0; i < 3; i++)
         t[i] = sim_add(&s, 100u << i, 3 * MS, 0, 0);
     sim_run(&s, 3 * SEC);
-    ck_assert_double_eq_tol(served_ms(t[0]), 1000, 7);
-    ck_assert_double_eq_tol(served_ms(t[1]), 2000, 7);
-    ck_assert_double_eq_tol(served_ms(t[2]), 3000, 7);
+    ck_assert_double_eq_tol(sim_served_ms(t[0]), 1000, 7);
+    ck_assert_double_eq_tol(sim_served_ms(t[1]), 2000, 7);
+    ck_assert_double_eq_tol(sim_served_ms(t[2]), 3000, 7);
     // Who was held at one CPU has no claim to be paid back when another comes.
-    struct task *late = sim_add(&s, 400, 3 * MS, 0, 0);
+    struct sim_task *late = sim_add(&s, 400, 3 * MS, 0, 0);
     double before[3] = {t[0]->served, t[1]->served, t[2]->served};
     sim_run(&s, 3 * SEC + 1100 * MS);
     ck_assert_double_eq_tol((t[0]->served - before[0]) / (double)MS, 200, 7);
     ck_assert_double_eq_tol((t[1]->served - before[1]) / (double)MS, 400, 7);
     ck_assert_double_eq_tol((t[2]->served - before[2]) / (double)MS, 800, 7);
-    ck_assert_double_eq_tol(served_ms(late), 800, 7);
+    ck_assert_double_eq_tol(sim_served_ms(late), 800, 7);
     sim_free(&s);
 }
 END_TEST
@@ -348,13 +55,13 @@ static void random_workload(struct sim *s, unsigned cpus, uint64_t seed, bool sl
 {
     sim_init(s, cpus, seed + 1);
     s->reference = !sleepers;
-    unsigned count = 2 + (unsigned)(next_random(s) % 24);
+    unsigned count = 2 + (unsigned)(sim_random(s) % 24);
     for (unsigned i = 0; i < count; i++) {
-        unsigned weight = 1 + (unsigned)(next_random(s) % (next_random(s) % 2 ? 1000 : 50));
-        uint64_t slice = (1 + next_random(s) % 6) * MS;
-        bool sleeps = sleepers && next_random(s) % 3;
-        sim_add(s, weight, slice, sleeps ? around(s, 5 * MS) + 1000 : 0,
-                sleeps ? around(s, 20 * MS) + 1000 : 0);
+        unsigned weight = 1 + (unsigned)(sim_random(s) % (sim_random(s) % 2 ? 1000 : 50));
+        uint64_t slice = (1 + sim_random(s) % 6) * MS;
+        bool sleeps = sleepers && sim_random(s) % 3;
+        sim_add(s, weight, slice, sleeps ? sim_around(s, 5 * MS) + 1000 : 0,
+                sleeps ? sim_around(s, 20 * MS) + 1000 : 0);
     }
 }
 
@@ -402,9 +109,9 @@ START_TEST(nobody_starves_and_no_cpu_idles)
     unsigned cpus = 1 + (unsigned)_i % 4;
     random_workload(&s, cpus, (uint64_t)_i + 1000, _i % 2);
     for (unsigned i = 0; i < cpus; i++) // so many never sleep
-        sim_add(&s, 1 + (unsigned)(next_random(&s) % 100), 3 * MS, 0, 0);
+        sim_add(&s, 1 + (unsigned)(sim_random(&s) % 100), 3 * MS, 0, 0);
     uint64_t idle = 0;
-    double weights = 0, slices = 0, before[TASKS] = {0};
+    double weights = 0, slices = 0, before[SIM_TASKS] = {0};
     for (unsigned i = 0; i < s.count; i++) {
         weights += s.tasks[i].weight;
         slices += (double)s.tasks[i].slice;
@@ -415,7 +122,7 @@ START_TEST(nobody_starves_and_no_cpu_idles)
             idle = s.idle; // before everybody had begun
         ck_assert_uint_eq(s.idle, idle);
         for (unsigned i = 0; i < s.count; i++) {
-            struct task *t = &s.tasks[i];
+            struct sim_task *t = &s.tasks[i];
             double least = 10e9 * t->weight / weights - 3 * slices;
             if (!t->burst_mean)
                 ck_assert_msg(t->served - before[i] >= least, "seed %d: task %u got %.3f ms", _i, i,
@@ -435,11 +142,11 @@ START_TEST(wake_up_latency_is_bounded)
     sim_init(&s, 1, (uint64_t)_i + 1);
     uint64_t bound = 0;
     for (unsigned i = 0; i < 1 + (unsigned)_i % 7; i++) {
-        struct task *t = sim_add(&s, 100, (1 + next_random(&s) % 5) * MS, 0, 0);
+        struct sim_task *t = sim_add(&s, 100, (1 + sim_random(&s) % 5) * MS, 0, 0);
         bound += t->slice;
     }
     // It asks for little and soon: by its deadline it goes before whole slices.
-    struct task *sleeper = sim_add(&s, 100, MS, 200000, 40 * MS);
+    struct sim_task *sleeper = sim_add(&s, 100, MS, 200000, 40 * MS);
     sim_run(&s, 8 * SEC);
     ck_assert_uint_gt(sleeper->wakes, 100);
     ck_assert_msg(sleeper->worst_wait <= bound, "waited %.3f ms of at most %.3f",
@@ -458,8 +165,8 @@ START_TEST(short_sleeps_win_nothing)
     struct sim s;
     sim_init(&s, 1, 7);
     s.reference = false;
-    struct task *busy = sim_add(&s, 100, 3 * MS, 0, 0);
-    struct task *napper = sim_add(&s, 100, 3 * MS, 2 * MS, 1000);
+    struct sim_task *busy = sim_add(&s, 100, 3 * MS, 0, 0);
+    struct sim_task *napper = sim_add(&s, 100, 3 * MS, 2 * MS, 1000);
     sim_run(&s, 20 * SEC);
     ck_assert_double_le(napper->served, busy->served * 1.01);
     ck_assert_double_ge(napper->served, busy->served * 0.5);
@@ -469,9 +176,10 @@ END_TEST
 
 // ---- caps ----
 
-static void set_cap(struct sim *s, struct task *t, uint64_t quota, uint64_t period, uint64_t burst)
+static void set_cap(struct sim *s, struct sim_task *t, uint64_t quota, uint64_t period,
+                    uint64_t burst)
 {
-    struct sched_params params = params_of(t);
+    struct sched_params params = sim_params(t);
     params.cap = (struct sched_cap_limits){quota, period, burst};
     sched_policy_set(s->p, t->id, &params, s->now);
 }
@@ -492,9 +200,9 @@ START_TEST(caps_are_kept_and_reached)
     struct sched_cap_limits limits = {quota, period, 0};
     if (caps[_i].group)
         sched_policy_set_group_cap(s.p, 0, &limits, 0);
-    struct task *capped = NULL;
+    struct sim_task *capped = NULL;
     for (unsigned i = 0; i < caps[_i].tasks; i++) {
-        struct task *t = sim_add(&s, 100, 3 * MS, 0, 0);
+        struct sim_task *t = sim_add(&s, 100, 3 * MS, 0, 0);
         capped = capped ? capped : t;
     }
     if (!caps[_i].group)
@@ -544,11 +252,11 @@ END_TEST
 
 // ---- affinity, joining and leaving ----
 
-static void set_affinity(struct sim *s, struct task *t, uint64_t mask)
+static void set_affinity(struct sim *s, struct sim_task *t, uint64_t mask)
 {
     memset(&t->affinity, 0, sizeof(t->affinity));
     t->affinity.bits[0] = mask;
-    struct sched_params params = params_of(t);
+    struct sched_params params = sim_params(t);
     sched_policy_set(s->p, t->id, &params, s->now);
 }
 
@@ -557,15 +265,15 @@ START_TEST(disjoint_affinities_are_apart)
     struct sim s;
     sim_init(&s, 2, 1);
     s.reference = false;
-    struct task *a = sim_add(&s, 100, 3 * MS, 0, 0), *b = sim_add(&s, 300, 3 * MS, 0, 0);
-    struct task *c = sim_add(&s, 1, 3 * MS, 0, 0);
+    struct sim_task *a = sim_add(&s, 100, 3 * MS, 0, 0), *b = sim_add(&s, 300, 3 * MS, 0, 0);
+    struct sim_task *c = sim_add(&s, 1, 3 * MS, 0, 0);
     set_affinity(&s, a, 1);
     set_affinity(&s, b, 1);
     set_affinity(&s, c, 2);
     sim_run(&s, 4 * SEC);
-    ck_assert_double_eq_tol(served_ms(a), 1000, 4);
-    ck_assert_double_eq_tol(served_ms(b), 3000, 4);
-    ck_assert_double_eq_tol(served_ms(c), 4000, 1);
+    ck_assert_double_eq_tol(sim_served_ms(a), 1000, 4);
+    ck_assert_double_eq_tol(sim_served_ms(b), 3000, 4);
+    ck_assert_double_eq_tol(sim_served_ms(c), 4000, 1);
     sim_free(&s);
 }
 END_TEST
@@ -577,14 +285,14 @@ START_TEST(overlapping_affinities_use_all_cpus)
     struct sim s;
     sim_init(&s, 2, 1);
     s.reference = false;
-    struct task *a = sim_add(&s, 100, 3 * MS, 0, 0), *b = sim_add(&s, 100, 3 * MS, 0, 0);
-    struct task *c = sim_add(&s, 100, 3 * MS, 0, 0);
+    struct sim_task *a = sim_add(&s, 100, 3 * MS, 0, 0), *b = sim_add(&s, 100, 3 * MS, 0, 0);
+    struct sim_task *c = sim_add(&s, 100, 3 * MS, 0, 0);
     set_affinity(&s, a, 1);
     set_affinity(&s, b, 1);
     sim_run(&s, 4 * SEC);
-    ck_assert_double_ge(served_ms(c), 3900);
-    ck_assert_double_eq_tol(served_ms(a), 2000, 60);
-    ck_assert_double_eq_tol(served_ms(b), 2000, 60);
+    ck_assert_double_ge(sim_served_ms(c), 3900);
+    ck_assert_double_eq_tol(sim_served_ms(a), 2000, 60);
+    ck_assert_double_eq_tol(sim_served_ms(b), 2000, 60);
     ck_assert_uint_le(s.idle, 20 * MS);
     set_affinity(&s, c, 1); // now all are on one CPU
     double before = c->served;
@@ -601,15 +309,15 @@ START_TEST(changes_at_random_keep_order)
     struct sim s;
     random_workload(&s, 1 + (unsigned)_i % 3, (uint64_t)_i, true);
     for (unsigned step = 0; step < 100; step++) {
-        sim_run(&s, s.now + around(&s, 20 * MS));
-        struct task *t = &s.tasks[next_random(&s) % s.count];
-        t->weight = 1 + (unsigned)(next_random(&s) % 1000);
-        switch (next_random(&s) % 4) {
+        sim_run(&s, s.now + sim_around(&s, 20 * MS));
+        struct sim_task *t = &s.tasks[sim_random(&s) % s.count];
+        t->weight = 1 + (unsigned)(sim_random(&s) % 1000);
+        switch (sim_random(&s) % 4) {
         case 0:
-            set_affinity(&s, t, 1 + next_random(&s) % ((1u << s.cpus) - 1));
+            set_affinity(&s, t, 1 + sim_random(&s) % ((1u << s.cpus) - 1));
             break;
         case 1:
-            set_cap(&s, t, next_random(&s) % 2 ? around(&s, 5 * MS) : 0, 20 * MS, 0);
+            set_cap(&s, t, sim_random(&s) % 2 ? sim_around(&s, 5 * MS) : 0, 20 * MS, 0);
             break;
         case 2:
             for (unsigned cpu = 0; cpu < s.cpus; cpu++)
@@ -617,7 +325,7 @@ START_TEST(changes_at_random_keep_order)
                     s.cpu[cpu].task = NULL;
             sched_policy_remove(s.p, t->id, s.now);
             ck_assert_uint_eq(sched_policy_state(s.p, t->id), SCHED_FREE);
-            struct sched_params params = params_of(t);
+            struct sched_params params = sim_params(t);
             t->id = sched_policy_add(s.p, 0, &params, s.now);
             t->active = false;
             t->kept = 0;
@@ -628,7 +336,7 @@ START_TEST(changes_at_random_keep_order)
             break;
         }
         for (uint32_t cpu = 0; cpu < s.cpus; cpu++)
-            give_cpu(&s, cpu);
+            sim_give(&s, cpu);
     }
     // All CPUs again, no caps: what a fresh machine would do.
     for (unsigned i = 0; i < s.count; i++) {
@@ -639,7 +347,7 @@ START_TEST(changes_at_random_keep_order)
             s.tasks[i].wake_at = s.now;
     }
     sim_run(&s, s.now + SEC);
-    double before[TASKS];
+    double before[SIM_TASKS];
     for (unsigned i = 0; i < s.count; i++)
         before[i] = s.tasks[i].served;
     sim_run(&s, s.now + 10 * SEC);
@@ -655,8 +363,8 @@ START_TEST(room_is_bounded)
 {
     struct sim s;
     sim_init(&s, 1, 1);
-    struct sched_params params = {.weight = 100, .slice = 3 * MS, .affinity = first_cpus(1)};
-    for (unsigned i = 0; i < TASKS; i++)
+    struct sched_params params = {.weight = 100, .slice = 3 * MS, .affinity = sim_cpus(1)};
+    for (unsigned i = 0; i < SIM_TASKS; i++)
         ck_assert_uint_ne(sched_policy_add(s.p, 0, &params, 0), SCHED_NONE);
     ck_assert_uint_eq(sched_policy_add(s.p, 0, &params, 0), SCHED_NONE);
     for (unsigned i = 1; i < 8; i++)
@@ -674,7 +382,7 @@ END_TEST
 // ns of a decision (the end of a run and the next pick) among so many that want to run.
 static double decision_ns(unsigned count)
 {
-    struct sched_cpus one = first_cpus(1);
+    struct sched_cpus one = sim_cpus(1);
     struct sched_policy *p = calloc(1, sched_policy_size(count, 1));
     sched_policy_init(p, count, 1, &one);
     sched_policy_add_group(p);

@@ -93,6 +93,9 @@ void sched_queue_leave(struct sched_policy *p, uint32_t id, uint64_t now);
 // It waited and runs from now on; it ran for so many ns of CPU, and waits or is about to leave.
 void sched_queue_run(struct sched_policy *p, uint32_t id, uint64_t now);
 void sched_queue_ran(struct sched_policy *p, uint32_t id, int64_t ran, enum sched_state after);
+// Takes the bounds of lags to it, which its run may have moved: who has a whole CPU for itself has
+// all that it can use, so nobody owes it anything, even where the host gave it less of that CPU.
+void sched_queue_settle(struct sched_policy *p, uint32_t id, uint64_t now);
 // It was late, and waits.
 void sched_queue_return(struct sched_policy *p, uint32_t id);
 // Who is next, or SCHED_NONE.

@@ -453,6 +453,7 @@ void sched_policy_stop(struct sched_policy *p, uint32_t id, uint64_t ran, bool w
     sched_cap_use(group_cap(p, e), -unused);
     bool waits = wants_more && cap_left(p, e, now) != 0;
     sched_queue_ran(p, id, (int64_t)ran, waits ? SCHED_WAITING : SCHED_ASLEEP);
+    sched_queue_settle(p, id, now);
     if (!wants_more)
         fall_asleep(p, id, now);
     else if (!waits)
@@ -595,6 +596,27 @@ uint64_t sched_policy_budget(const struct sched_policy *p, uint32_t id)
 uint32_t sched_policy_current(const struct sched_policy *p, uint32_t cpu)
 {
     return p->current[cpu];
+}
+
+void sched_policy_place(const struct sched_policy *p, uint32_t id, struct sched_cpus *cpus)
+{
+    const struct sched_entity *e = sched_entity(p, id);
+    const struct sched_queue *q = &p->queues[e->queue];
+    *cpus = e->affinity;
+    if (q->count <= q->cpu_count)
+        return;
+    for (uint32_t heavy = q->heavy; heavy != SCHED_NONE;
+         heavy = sched_entity(p, heavy)->heavy_next) {
+        const struct sched_entity *h = sched_entity(p, heavy);
+        if (h->state != SCHED_RUNNING)
+            continue;
+        if (heavy == id) {
+            *cpus = (struct sched_cpus){0};
+            sched_cpus_add(cpus, h->cpu);
+            return;
+        }
+        cpus->bits[h->cpu / 64] &= ~(UINT64_C(1) << (h->cpu % 64));
+    }
 }
 
 uint64_t sched_policy_release(const struct sched_policy *p, uint32_t id)

@@ -134,6 +134,11 @@ bool sched_policy_may_use(const struct sched_policy *p, uint32_t id, uint32_t cp
 uint32_t sched_policy_cpu(const struct sched_policy *p, uint32_t id);      // of a running one
 uint64_t sched_policy_budget(const struct sched_policy *p, uint32_t id);   // of its grant
 uint32_t sched_policy_current(const struct sched_policy *p, uint32_t cpu); // SCHED_NONE: idle
+// Where its thread should be, given that the host's scheduler doesn't know who is granted what: one
+// whose share is a whole CPU, and runs, on that CPU; all others, also those that work a little
+// while they are thought asleep, on the rest, or they would take from its share what they owe to
+// their own. Where there's a CPU for each the host may place them as it likes. Never empty.
+void sched_policy_place(const struct sched_policy *p, uint32_t id, struct sched_cpus *cpus);
 // When a throttled entity may run again.
 uint64_t sched_policy_release(const struct sched_policy *p, uint32_t id);
 // ns of CPU that it got less than its share; negative: more.

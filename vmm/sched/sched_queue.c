@@ -105,29 +105,45 @@ static void tree_take(struct sched_policy *p, struct sched_queue *q, uint32_t id
     sched_tree_remove(sched_nodes(p), &q->waiting, id);
 }
 
+// How much lag there may be. Where runs end as granted, nobody is further behind than the longest
+// slice; on a host that is busy with other things CPUs are taken back, or give less than others do,
+// and more is owed. A claim without end would let an entity run for too long, a debt keep it from
+// running.
+static int64_t bounded(const struct sched_policy *p, int64_t lag)
+{
+    int64_t most = 16 * (int64_t)p->longest_slice, least = -(most / 8) - 10000000;
+    return lag > most ? most : lag < least ? least : lag;
+}
+
 // ---- weights that ask for more than one CPU ----
 
-// Another effective weight for one that is queued, and at most so much lag; what is left of its
-// slice stays.
-static void reweigh(struct sched_policy *p, struct sched_queue *q, uint32_t id, uint32_t weight,
-                    int64_t most_lag, uint64_t now)
+// Another effective weight and lag for one that is queued; what is left of its slice stays. The
+// lags of the others change by what makes the sum of all zero again.
+static void change(struct sched_policy *p, struct sched_queue *q, uint32_t id, uint32_t weight,
+                   int64_t lag, uint64_t now)
 {
     struct sched_entity *e = sched_entity(p, id);
-    int64_t lag = sched_queue_lag(q, e, now);
-    if (e->effective == weight && lag <= most_lag)
-        return;
     int64_t left = to_service((int64_t)(e->deadline - e->time), e->effective);
     if (is_in_tree(e))
         tree_take(p, q, id);
     struct sched_entity changed = *e;
     changed.effective = weight;
     // While the average still has the former one in it.
-    place(q, &changed, lag < most_lag ? lag : most_lag, left, now);
+    place(q, &changed, lag, left, now);
     count_out(q, e);
     *e = changed;
     count_in(q, e);
     if (is_in_tree(e))
         tree_add(p, q, id);
+}
+
+static void reweigh(struct sched_policy *p, struct sched_queue *q, uint32_t id, uint32_t weight,
+                    int64_t most_lag, uint64_t now)
+{
+    const struct sched_entity *e = sched_entity(p, id);
+    int64_t lag = sched_queue_lag(q, e, now);
+    if (e->effective != weight || lag > most_lag)
+        change(p, q, id, weight, lag < most_lag ? lag : most_lag, now);
 }
 
 struct heavy_search {
@@ -136,17 +152,15 @@ struct heavy_search {
     uint32_t cpus; // that they have
     uint32_t found, most;
     uint32_t list;
-    bool enough; // CPUs for all
 };
 
-// An entity is heavy when its weight asks for more than one of the CPUs that are left, or for just
-// one where there is one for each.
+// An entity is heavy when its weight asks for a whole one of the CPUs that are left, or more.
 static bool look_at_weight(void *opaque, uint32_t id)
 {
     struct heavy_search *s = opaque;
     struct sched_entity *e = sched_entity(s->p, id);
     uint64_t asked = (uint64_t)e->weight * s->cpus;
-    if (s->found == s->most || asked < s->rest || (asked == s->rest && !s->enough))
+    if (s->found == s->most || asked < s->rest)
         return false;
     s->rest -= e->weight;
     s->cpus--;
@@ -168,9 +182,8 @@ static void find_heavy(struct sched_policy *p, struct sched_queue *q, uint64_t n
     struct heavy_search s = {.p = p,
                              .rest = q->weight,
                              .cpus = cpus,
-                             .most = cpus ? cpus - 1 : 0,
-                             .list = SCHED_NONE,
-                             .enough = q->count <= q->cpu_count};
+                             .most = q->count > q->cpu_count && cpus ? cpus - 1 : cpus,
+                             .list = SCHED_NONE};
     // The search links the new list through the same member, so the former ones that are heavy no
     // more are put right first: by then nobody follows the old list.
     for (uint32_t id = former, next; id != SCHED_NONE; id = next) {
@@ -181,7 +194,8 @@ static void find_heavy(struct sched_policy *p, struct sched_queue *q, uint64_t n
     sched_tree_walk(sched_weight_nodes(p), q->weights, look_at_weight, &s);
     q->heavy = s.list;
     q->heavy_count = s.found;
-    uint64_t share = s.found ? s.rest / s.cpus : 0;
+    // With a CPU for each they are all alike.
+    uint64_t share = s.cpus ? s.rest / s.cpus : SCHED_WEIGHT_DEFAULT << SCHED_WEIGHT_SHIFT;
     for (uint32_t id = q->heavy; id != SCHED_NONE; id = sched_entity(p, id)->heavy_next) {
         // A whole CPU is all that it can use: nobody can owe it more.
         sched_entity(p, id)->heavy = true;
@@ -201,15 +215,6 @@ static void unlink_heavy(struct sched_policy *p, struct sched_queue *q, uint32_t
 }
 
 // ---- coming and going ----
-
-// How much lag may be taken along. Where runs end as granted, nobody is further behind than the
-// longest slice; on a host that is busy with other things CPUs are taken back and more is owed. A
-// claim without end would let an entity run for too long, a debt keep it from running.
-static int64_t bounded(const struct sched_policy *p, int64_t lag)
-{
-    int64_t most = 16 * (int64_t)p->longest_slice, least = -(most / 8) - 10000000;
-    return lag > most ? most : lag < least ? least : lag;
-}
 
 void sched_queue_enter(struct sched_policy *p, uint32_t id, uint64_t now)
 {
@@ -286,6 +291,18 @@ void sched_queue_ran(struct sched_policy *p, uint32_t id, int64_t ran, enum sche
     rebase(q);
     if (is_in_tree(e))
         tree_add(p, q, id);
+}
+
+void sched_queue_settle(struct sched_policy *p, uint32_t id, uint64_t now)
+{
+    struct sched_entity *e = sched_entity(p, id);
+    struct sched_queue *q = &p->queues[e->queue];
+    int64_t lag = sched_queue_lag(q, e, now);
+    int64_t settled = bounded(p, lag), most = (int64_t)p->longest_slice;
+    if (e->heavy && settled > most)
+        settled = most;
+    if (lag != settled)
+        change(p, q, id, e->effective, settled, now);
 }
 
 void sched_queue_return(struct sched_policy *p, uint32_t id)

@@ -49,6 +49,7 @@ struct slot {
     uint32_t id;
     bool lost; // the board it had its grant from isn't in use any more
     unsigned throttle;
+    struct sched_cpus place; // its thread's affinity
     // Any thread.
     _Atomic pid_t tid;
     _Atomic uint64_t waiting; // generation + 1 and number, of the wait it is in; 0 = none
@@ -143,6 +144,49 @@ static struct sched_policy *lock(struct slicer *s)
 static void unlock(struct slicer *s)
 {
     board_unlock(s->board);
+    pthread_mutex_unlock(&s->lock);
+}
+
+// Where a thread may be: what was asked for of what this process may use.
+static bool allowed_place(const struct slicer *s, unsigned index, struct sched_cpus *place)
+{
+    struct sched_params params;
+    uint64_t any = 0;
+    cpu_settings_resolve(&s->settings, index, &params);
+    for (unsigned i = 0; i < SCHED_CPUS_LIMIT / 64; i++) {
+        place->bits[i] = params.affinity.bits[i] & s->allowed.bits[i];
+        any |= place->bits[i];
+    }
+    return any != 0;
+}
+
+// With the slicer's lock held, so that what is noted and what holds are the same.
+static void set_place(struct slot *slot, unsigned index, pid_t tid, const struct sched_cpus *place)
+{
+    int rc = sched_attributes_set_affinity(tid, place);
+    if (rc < 0)
+        log_warning("the host refused the CPUs of vCPU %u: %s", index, strerror(-rc));
+    slot->place = *place;
+}
+
+// unlock(), and its thread goes where the policy wants it. The board isn't held meanwhile.
+static void unlock_in_place(struct slicer *s, const struct sched_policy *p, struct slot *slot)
+{
+    unsigned index = (unsigned)(slot - s->slots);
+    struct sched_cpus place, allowed;
+    bool move = !s->alone && slot->id != SCHED_NONE && allowed_place(s, index, &allowed);
+    if (move) {
+        uint64_t any = 0;
+        sched_policy_place(p, slot->id, &place);
+        for (unsigned i = 0; i < SCHED_CPUS_LIMIT / 64; i++) {
+            place.bits[i] &= allowed.bits[i];
+            any |= place.bits[i];
+        }
+        move = any && memcmp(&place, &slot->place, sizeof(place)) != 0;
+    }
+    board_unlock(s->board);
+    if (move)
+        set_place(slot, index, 0, &place);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -358,7 +402,10 @@ static bool wait_for_turn(struct slicer *s, struct sched_policy *p, struct slot 
         }
         slot->mode = OUT;
     }
-    unlock(s);
+    if (slot->mode == GRANTED)
+        unlock_in_place(s, p, slot);
+    else
+        unlock(s);
     if (go)
         note_wait(slot, waited, woke);
     *withheld = waited;
@@ -366,19 +413,6 @@ static bool wait_for_turn(struct slicer *s, struct sched_policy *p, struct slot 
 }
 
 // ---- a vCPU's thread ----
-
-static void apply_affinity(const struct slicer *s, unsigned index, pid_t tid)
-{
-    struct sched_params params;
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    cpu_settings_resolve(&s->settings, index, &params);
-    for (unsigned cpu = 0; cpu < SCHED_CPUS_LIMIT; cpu++)
-        if (sched_cpus_has(&params.affinity, cpu) && sched_cpus_has(&s->allowed, cpu))
-            CPU_SET(cpu, &set);
-    if (CPU_COUNT(&set) && sched_setaffinity(tid, sizeof(set), &set) != 0)
-        log_warning("the host refused the CPUs of vCPU %u: %s", index, strerror(errno));
-}
 
 static int begin_thread(struct slicer *s, unsigned index)
 {
@@ -390,9 +424,11 @@ static int begin_thread(struct slicer *s, unsigned index)
     // A wish that an older kernel doesn't know. Who comes with little to do, or with a turn that
     // others wait behind, then needn't wait for the end of the kernel's own slices.
     sched_attributes_set_slice(tid, KERNEL_SLICE_NS);
+    struct sched_cpus allowed;
     pthread_mutex_lock(&s->lock);
     atomic_store(&slot->tid, tid);
-    apply_affinity(s, index, tid);
+    if (allowed_place(s, index, &allowed))
+        set_place(slot, index, tid, &allowed);
     pthread_mutex_unlock(&s->lock);
     slot->sleepy = LOOKS_AFTER_SLEEP;
     return 0;
@@ -413,7 +449,7 @@ bool slicer_enter(struct slicer *s, unsigned index, uint64_t *withheld_ns, int *
         p = lock(s);
         end_run(s, p, slot, finding == SLICE_IS_OVER);
         if (finding == SLEEPS) {
-            unlock(s);
+            unlock_in_place(s, p, slot);
             begin_sleep(slot);
             return true;
         }
@@ -426,7 +462,7 @@ bool slicer_enter(struct slicer *s, unsigned index, uint64_t *withheld_ns, int *
         // Within its share it needs nobody's leave: it would only wait for what it is owed.
         if (slot->id != SCHED_NONE &&
             !sched_policy_charge_since(p, slot->id, used, slot->began, clock_monotonic_ns())) {
-            unlock(s);
+            unlock_in_place(s, p, slot);
             go_on_asleep(slot);
             return true;
         }
@@ -534,9 +570,10 @@ void slicer_configure(struct slicer *s, const struct cpu_settings *settings)
     s->settings = *settings;
     tell_policy(s, p);
     for (unsigned i = 0; i < s->count; i++) {
+        struct sched_cpus allowed;
         pid_t tid = atomic_load(&s->slots[i].tid);
-        if (tid)
-            apply_affinity(s, i, tid);
+        if (tid && allowed_place(s, i, &allowed))
+            set_place(&s->slots[i], i, tid, &allowed);
     }
     unlock(s);
 }
