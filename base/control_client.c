@@ -10,13 +10,14 @@
 #include "base/control_server.h"
 #include "base/local_socket.h"
 
-enum { FDS_IN_REQUEST = 16 };
+enum { FDS_IN_REQUEST = CONTROL_FDS_IN_MESSAGE };
 
 struct control_client {
     int fd;
     char *input;
     size_t length, capacity;
-    json_t *events; // array of those that came while an answer was awaited
+    json_t *features; // of the server's hello
+    json_t *events;   // array of those that came while an answer was awaited
     json_int_t last_id;
 };
 
@@ -126,8 +127,19 @@ static int take_hello(struct control_client *client, uint64_t limit, struct erro
                       "the machine speaks version %.20s of the control protocol and this ferry "
                       "%s: use the ferry that started it",
                       protocol, CONTROL_PROTOCOL);
+    client->features = json_incref(json_object_get(json_object_get(message, "hello"), "features"));
     json_decref(message);
     return r;
+}
+
+bool control_client_has_feature(const struct control_client *client, const char *feature)
+{
+    size_t i;
+    json_t *name;
+    json_array_foreach(client->features, i,
+                       name) if (strcmp(json_string_value(name) ? json_string_value(name) : "",
+                                        feature) == 0) return true;
+    return false;
 }
 
 int control_client_connect(struct control_client **out, const char *path, int timeout_ms,
@@ -157,6 +169,7 @@ void control_client_close(struct control_client *client)
         return;
     close(client->fd);
     free(client->input);
+    json_decref(client->features);
     json_decref(client->events);
     free(client);
 }

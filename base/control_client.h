@@ -2,6 +2,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "base/error.h"
@@ -12,6 +13,8 @@ struct control_client;
 int control_client_connect(struct control_client **client, const char *path, int timeout_ms,
                            struct error *err);
 void control_client_close(struct control_client *client);
+// Whether its hello named that feature (docs/control.md).
+bool control_client_has_feature(const struct control_client *client, const char *feature);
 
 // Sends a request and waits for its answer; events that come meanwhile are kept. Takes `params`
 // over (NULL for none). The descriptors stay the caller's. The answer is a new object; `result` may

@@ -11,7 +11,7 @@
 #include "base/local_socket.h"
 #include "base/log.h"
 
-enum { RECEIVE_SIZE = 64 * 1024, DRAIN_MS = 1000, FDS_IN_MESSAGE = 16 };
+enum { RECEIVE_SIZE = 64 * 1024, DRAIN_MS = 1000 };
 
 struct connection {
     struct control_server *server;
@@ -473,7 +473,7 @@ static void connection_receive(struct connection *connection)
     }
     union {
         struct cmsghdr header; // for its alignment
-        char space[CMSG_SPACE(FDS_IN_MESSAGE * sizeof(int))];
+        char space[CMSG_SPACE(CONTROL_FDS_IN_MESSAGE * sizeof(int))];
     } control;
     struct iovec part = {connection->input + connection->input_length, RECEIVE_SIZE};
     struct msghdr message = {

@@ -26,8 +26,9 @@
 enum {
     CONTROL_LINE_LIMIT = 1024 * 1024,       // bytes, without the newline, in both directions
     CONTROL_OUTPUT_LIMIT = 4 * 1024 * 1024, // queued for a client that doesn't read
-    CONTROL_FDS_LIMIT = 64,                 // descriptors queued for one connection
-    CONTROL_REQUESTS_LIMIT = 64,            // unanswered; more are not read until some are answered
+    CONTROL_FDS_IN_MESSAGE = 32,
+    CONTROL_FDS_LIMIT = 64,      // descriptors queued for one connection
+    CONTROL_REQUESTS_LIMIT = 64, // unanswered; more are not read until some are answered
     CONTROL_CLIENTS_LIMIT = 64,
 };
 

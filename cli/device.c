@@ -11,6 +11,7 @@
 #include "cli/machine_access.h"
 #include "cli/output.h"
 #include "devices/block/block_image.h"
+#include "devices/net/net_tap.h"
 #include "vmm/disk_epoch.h"
 #include "vmm/machine.h"
 #include "vmm/machine_limits.h"
@@ -121,6 +122,9 @@ static int ask_for_net(const struct device_options *o, json_t **params, int *fds
     for (unsigned i = 0; i < *count; i++)
         json_array_append_new(files, json_pack("{s:i}", "fd", (int)i));
     json_object_set_new(object, "files", files);
+    uint16_t mtu = net->kind == NET_TAP ? net_tap_mtu(net->interface) : 0;
+    if (mtu)
+        json_object_set_new(object, "mtu", json_integer(mtu));
     *params = json_pack("{s:o}", "net", object);
     return 0;
 }

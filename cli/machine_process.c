@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,6 +42,7 @@ struct process {
     char waits_for[600];   // what was said of them last
     uv_async_t ended;
     int log_fd;
+    int control_fd; // its socket, until somebody listens at it
     struct machine_files files;
     struct witness_file *witness; // NULL without
     struct console_hub *hub;
@@ -337,6 +339,15 @@ static int listen_at(const struct process *p, const char *file, struct error *er
     return local_socket_listen(runtime_machine_path(&p->place, file, path), err);
 }
 
+// Made before the sandbox, in which its path can't be found; served once the machine is there.
+// Until then clients are told that it's starting.
+static int make_control_socket(struct process *p, struct error *err)
+{
+    char path[PATH_MAX];
+    p->control_fd = local_socket_bind(runtime_machine_path(&p->place, "control.sock", path), err);
+    return p->control_fd < 0 ? p->control_fd : 0;
+}
+
 static int create_console(struct process *p, struct error *err)
 {
     int log_fd = runtime_machine_open(&p->place, "console.log", O_RDWR | O_CREAT | O_TRUNC, err);
@@ -517,14 +528,12 @@ static int create_machine(struct process *p, struct error *err)
 
 static int create_control(struct process *p, struct error *err)
 {
-    int listen_fd = listen_at(p, "control.sock", err);
-    if (listen_fd < 0)
-        return listen_fd;
-    int r = control_create(&p->control, &p->loop, listen_fd, p->machine, err);
-    if (r) {
-        close(listen_fd);
+    if (listen(p->control_fd, LOCAL_SOCKET_BACKLOG) != 0)
+        return error_set_errno(err, errno, "listening at the control socket");
+    int r = control_create(&p->control, &p->loop, p->control_fd, p->machine, err);
+    if (r)
         return r;
-    }
+    p->control_fd = -1; // the server's
     const struct migrate_control_listener listener = {on_migration_ended, p};
     return migrate_control_create(&p->migrate, &p->loop, p->machine, p->control, &listener, err);
 }
@@ -550,6 +559,8 @@ static int start(struct process *p, struct error *err)
         r = start_handles(p, err);
     if (!r)
         r = create_console(p, err);
+    if (!r)
+        r = make_control_socket(p, err);
     if (!r)
         r = create_machine(p, err);
     if (!r && p->options->lease)
@@ -600,6 +611,8 @@ static void clean_up(struct process *p, bool forget)
     migration_target_stop(p->options->incoming);
     migrate_control_destroy(p->migrate);
     control_destroy(p->control);
+    if (p->control_fd >= 0)
+        close(p->control_fd);
     machine_destroy(p->machine);
     cpu_control_unprepare(&p->cpu);
     witness_close(p->witness);
@@ -639,6 +652,7 @@ int machine_process_run(struct machine_config *config, const struct process_opti
         .dir.fd = -1,
         .place = {.fd = -1, .lock_fd = -1},
         .log_fd = -1,
+        .control_fd = -1,
         .cpu.board_fd = -1,
     };
     memset(&p.files, 0xff, sizeof(p.files));

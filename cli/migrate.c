@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/move_sockets.h"
 #include "base/units.h"
 #include "cli/commands.h"
 #include "cli/machine_access.h"
@@ -176,11 +177,26 @@ static int open_tls(const struct migrate_options *o, int fds[3], struct error *e
     return 3;
 }
 
-static int start_machine(struct control_client *client, const char *place,
+// What the move does to the guest's connections, before anything is moved.
+static void warn_of_networks(const char *name, const json_t *status)
+{
+    size_t i;
+    json_t *id;
+    json_array_foreach(json_object_get(status, "breaks_connections_of"), i, id)
+        fprintf(stderr,
+                "ferry: migrate: %s: connections through %s break at the move: it is a network of "
+                "kind 'user', whose passt is a process of this host\n",
+                name, json_string_value(id) ? json_string_value(id) : "?");
+}
+
+static int start_machine(struct control_client *client, const char *name, const char *place,
                          const struct migrate_options *o, bool tls, struct error *err)
 {
-    int fds[3] = {-1, -1, -1}, fd_count = tls ? open_tls(o, fds, err) : 0;
-    if (fd_count < 0)
+    int fds[3 + MOVE_SOCKETS_LIMIT];
+    json_t *status = NULL;
+    int opened = tls ? open_tls(o, fds, err) : 0;
+    unsigned fd_count = opened > 0 ? (unsigned)opened : 0;
+    if (opened < 0)
         return -err->code;
     json_t *params = json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "to", place, "token", o->token ? o->token : "",
@@ -192,11 +208,19 @@ static int start_machine(struct control_client *client, const char *place,
                             json_pack("{s:{s:i}, s:{s:i}, s:{s:i}, s:s}", "certificate", "fd", 0,
                                       "key", "fd", 1, "ca", "fd", 2, "name",
                                       o->tls_name ? o->tls_name : ""));
-    int r = control_client_call(client, "migrate.start", params, fds, (unsigned)fd_count,
-                                ACCESS_TIMEOUT_MS, NULL, err);
-    for (unsigned i = 0; i < 3; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
+    // How many streams are too many is the machine's to say.
+    unsigned streams = o->streams < MOVE_SOCKETS_LIMIT - MOVE_SOCKETS_BESIDE_DATA
+                           ? (unsigned)o->streams
+                           : MOVE_SOCKETS_LIMIT - MOVE_SOCKETS_BESIDE_DATA;
+    int r = move_sockets_add(client, params, place, streams, fds, &fd_count, err);
+    if (r == 0)
+        r = control_client_call(client, "migrate.start", json_incref(params), fds, fd_count,
+                                ACCESS_TIMEOUT_MS, &status, err);
+    warn_of_networks(name, status);
+    json_decref(status);
+    json_decref(params);
+    for (unsigned i = 0; i < fd_count; i++)
+        close(fds[i]);
     return r;
 }
 
@@ -230,7 +254,7 @@ static int start(struct control_client *client, const char *name, const char *to
     r = control_client_call(client, "events.subscribe", NULL, NULL, 0, ACCESS_TIMEOUT_MS, NULL,
                             err);
     if (r == 0)
-        r = start_machine(client, place, o, address.tls, err);
+        r = start_machine(client, name, place, o, address.tls, err);
     if (r == 0 && !o->detach) {
         struct sigaction action = {.sa_handler = on_interrupt};
         sigaction(SIGINT, &action, NULL);

@@ -178,13 +178,40 @@ static int wait_connected(int fd, uint64_t limit_ns, const atomic_bool *cancelle
     return -code;
 }
 
-int channel_connect(struct channel *channel, const struct channel_address *address,
+int channel_check_socket(int fd, const struct channel_address *address, struct error *err)
+{
+    static const int options[] = {SO_DOMAIN, SO_TYPE, SO_PROTOCOL};
+    const int wanted[] = {address->address.ss_family, SOCK_STREAM, IPPROTO_TCP};
+    for (unsigned i = 0; i < 3; i++) {
+        int value = -1;
+        socklen_t size = sizeof(value);
+        if (getsockopt(fd, SOL_SOCKET, options[i], &value, &size) < 0 || value != wanted[i])
+            return error_set(err, EINVAL, "'%s' wants unconnected TCP sockets of IPv%d",
+                             address->text, wanted[0] == AF_INET ? 4 : 6);
+    }
+    return 0;
+}
+
+int channel_renew_socket(int fd)
+{
+    const struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+    int code = 0;
+    socklen_t size = sizeof(code);
+    if (connect(fd, &nowhere, sizeof(nowhere)) < 0)
+        return -errno;
+    // The end of the last attempt would be taken for that of the next one.
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &code, &size) < 0 ? -errno : 0;
+}
+
+int channel_connect(struct channel *channel, int fd, const struct channel_address *address,
                     uint64_t limit_ns, const atomic_bool *cancelled, struct error *err)
 {
     *channel = (struct channel){.fd = -1};
-    int fd = socket(address->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        fd = socket(address->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return error_set_errno(err, errno, "connecting to '%s'", address->text);
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     int rc =
         connect(fd, (const struct sockaddr *)&address->address, address->length) < 0 ? -errno : 0;
     if (rc == -EINPROGRESS)

@@ -48,10 +48,14 @@ void channel_address_set_port(struct channel_address *address, uint16_t port);
 // then.
 int channel_listen(struct channel_address *address, struct error *err);
 
-// Connects within the limit; -ECANCELED soon after *cancelled (NULL for never) became true. 0 or a
-// sentence.
-int channel_connect(struct channel *channel, const struct channel_address *address,
+// Connects within the limit; -ECANCELED soon after *cancelled (NULL for never) became true. `fd` is
+// a socket made by somebody else, which is taken over in any case; -1 makes one. 0 or a sentence.
+int channel_connect(struct channel *channel, int fd, const struct channel_address *address,
                     uint64_t limit_ns, const atomic_bool *cancelled, struct error *err);
+// Whether `fd` is a TCP socket by which that address can be reached. 0 or a sentence.
+int channel_check_socket(int fd, const struct channel_address *address, struct error *err);
+// Ends whatever connection or attempt the socket had: it can connect anew. 0 or -errno.
+int channel_renew_socket(int fd);
 // Takes over a connected descriptor.
 void channel_adopt(struct channel *channel, int fd);
 // Begins TLS on a connection that has said nothing yet, within the deadline and the limit of

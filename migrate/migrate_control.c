@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/control_server.h"
+#include "base/filter/thread_filter.h"
 #include "migrate/snapshot.h"
 #include "migrate/source.h"
 #include "migrate/target.h"
@@ -112,6 +113,32 @@ static int read_tls(struct control_request *request, const json_t *object,
         if (sources[i].fd >= 0)
             close(sources[i].fd);
     return rc;
+}
+
+// The sockets to reach the target by. A machine that is shut in has no others.
+static int read_sockets(struct control_request *request, const json_t *object,
+                        struct migration_params *params, struct error *err)
+{
+    const json_t *sockets = json_object_get(object, "sockets");
+    size_t wanted = params->streams + MIGRATE_SOCKETS_BESIDE_DATA;
+    if (!sockets && !thread_filter_is_armed())
+        return 0;
+    if (json_array_size(sockets) != wanted)
+        return error_set(err, EINVAL,
+                         "migrate.start wants \"sockets\": %zu unconnected TCP sockets, two more "
+                         "than \"streams\" (this machine can open no connection by itself; the "
+                         "ferry of its own version brings them)",
+                         wanted);
+    for (size_t i = 0; i < wanted; i++) {
+        int fd = control_request_take_fd(request, json_array_get(sockets, i), err);
+        if (fd < 0)
+            return error_prefix(err, "\"sockets\"");
+        params->sockets[params->socket_count++] = fd;
+        int rc = channel_check_socket(fd, &params->target, err);
+        if (rc < 0)
+            return error_prefix(err, "\"sockets\"");
+    }
+    return 0;
 }
 
 // ---- methods ----
@@ -221,11 +248,15 @@ static void start(void *opaque, struct control_request *request, json_t *object)
     if (rc == 0 && params.has_id)
         rc = read_id(object, params.id, &err);
     if (rc == 0)
+        rc = read_sockets(request, object, &params, &err);
+    if (rc == 0)
         rc = read_tls(request, object, &params, &err);
     if (rc == 0) {
         migration_source_free(mc->source);
         mc->source = NULL;
         rc = migration_source_start(&mc->source, mc->machine, mc->loop, &params, &listener, &err);
+    } else {
+        migration_params_free(&params);
     }
     if (rc < 0) {
         control_request_fail_error(request, &err);
@@ -300,7 +331,7 @@ static const struct control_method methods[] = {
     {"snapshot", snapshot},     {"migrate.start", start},     {"migrate.status", status},
     {"migrate.cancel", cancel}, {"migration.decide", decide}, {NULL, NULL},
 };
-static const char *const features[] = {"migrate", "snapshot", NULL};
+static const char *const features[] = {"migrate", "migrate-sockets", "snapshot", NULL};
 
 // ---- life ----
 

@@ -9,10 +9,10 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/failure_point.h"
 #include "base/filter/thread_filter.h"
 #include "base/ids.h"
 #include "base/log.h"
-#include "migrate/failure_point.h"
 #include "migrate/source_internal.h"
 #include "vmm/machine_lease.h"
 #include "vmm/machine_migration.h"
@@ -399,13 +399,24 @@ static void on_finished(uv_async_t *finished)
         s->listener.done(s->listener.opaque, s->result, &s->err);
 }
 
+void migration_params_free(struct migration_params *params)
+{
+    for (unsigned i = 0; i < params->socket_count; i++)
+        if (params->sockets[i] >= 0)
+            close(params->sockets[i]);
+    params->socket_count = 0;
+    tls_credentials_free(params->tls);
+    params->tls = NULL;
+}
+
 int migration_source_start(struct migration_source **source, struct machine *machine,
                            uv_loop_t *loop, const struct migration_params *params,
                            const struct migration_listener *listener, struct error *err)
 {
     struct migration_source *s = calloc(1, sizeof(*s));
     if (!s) {
-        tls_credentials_free(params->tls);
+        struct migration_params unused = *params;
+        migration_params_free(&unused);
         return error_set_errno(err, ENOMEM, "starting the migration");
     }
     s->machine = machine;
@@ -498,6 +509,20 @@ const uint8_t *migration_source_id(const struct migration_source *s)
     return s->id;
 }
 
+// The networks whose connections end with the move: those through passt, a process of this host.
+static json_t *broken_networks(const struct machine_config *config)
+{
+    json_t *ids = json_array();
+    for (unsigned i = 0; i < config->net_count; i++) {
+        char id[16];
+        if (config->nets[i].kind != NET_USER)
+            continue;
+        snprintf(id, sizeof(id), "net%u", config->nets[i].number);
+        json_array_append_new(ids, json_string(id));
+    }
+    return ids;
+}
+
 json_t *migration_source_status(struct migration_source *s)
 {
     pthread_mutex_lock(&s->lock);
@@ -515,6 +540,9 @@ json_t *migration_source_status(struct migration_source *s)
                   (json_int_t)s->dirty_rate, "expected_downtime_us",
                   (json_int_t)(s->convergence.expected_downtime_ns / NSEC_PER_USEC), "downtime_us",
                   (json_int_t)(s->downtime_ns / NSEC_PER_USEC), "throttle", (int)s->throttle);
+    if (status)
+        json_object_set_new(status, "breaks_connections_of",
+                            broken_networks(machine_config(s->machine)));
     if (status && s->phase >= PHASE_FAILED)
         json_object_set_new(status, "error", json_string(s->err.message));
     pthread_mutex_unlock(&s->lock);
@@ -547,7 +575,7 @@ void migration_source_free(struct migration_source *s)
     channel_close(&s->control);
     for (unsigned i = 0; i < MIGRATE_STREAMS_LIMIT; i++)
         channel_close(&s->data[i]);
-    tls_credentials_free(s->params.tls);
+    migration_params_free(&s->params);
     arbiter_destroy(&s->arbiter);
     pthread_mutex_destroy(&s->lock);
     free(s);

@@ -28,6 +28,8 @@
 
 struct migration_source;
 
+enum { MIGRATE_SOCKET_CONTROL, MIGRATE_SOCKET_QUESTION, MIGRATE_SOCKETS_BESIDE_DATA };
+
 struct migration_params {
     struct channel_address target;
     char token[MIGRATE_TOKEN_SIZE]; // "" for none
@@ -38,8 +40,12 @@ struct migration_params {
     unsigned streams;               // 1 to MIGRATE_STREAMS_LIMIT
     unsigned throttle_limit;        // thousandths of a vCPU's time that may be taken; 0 = none
     struct tls_credentials *tls;    // for a tls:// target
-    char tls_name[256];             // whose certificate the target must have; "" = any of the CA
-    bool has_id;                    // the caller knows the move by this id; otherwise one is made
+    // By which the target is reached, where the caller gave some: the control connection's, that of
+    // questions, then one a stream. None (the count is 0): the source makes its own.
+    int sockets[MIGRATE_STREAMS_LIMIT + MIGRATE_SOCKETS_BESIDE_DATA];
+    unsigned socket_count;
+    char tls_name[256]; // whose certificate the target must have; "" = any of the CA
+    bool has_id;        // the caller knows the move by this id; otherwise one is made
     uint8_t id[MIGRATE_ID_SIZE];
 };
 
@@ -53,7 +59,11 @@ struct migration_listener {
     void *opaque;
 };
 
-// Starts; the machine must be running or paused. Takes params->tls over, in any case. 0 or a
+// Closes the sockets that are left and frees params->tls.
+void migration_params_free(struct migration_params *params);
+
+// Starts; the machine must be running or paused. Takes params->tls and ->sockets over, in any
+// case. 0 or a
 // sentence.
 int migration_source_start(struct migration_source **source, struct machine *machine,
                            uv_loop_t *loop, const struct migration_params *params,

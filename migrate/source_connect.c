@@ -1,5 +1,6 @@
 // A migration's source: its connections, and what it tells the target before the first page.
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,13 +67,35 @@ static int secure(struct migration_source *s, struct channel *channel, uint64_t 
     return rc < 0 ? error_prefix(err, "connecting to '%s'", s->params.target.text) : 0;
 }
 
+// The socket for a connection, to be taken over; -1 when the source makes its own; or -errno. There
+// is one for all questions: the next one begins when the last has failed.
+static int socket_for(struct migration_source *s, enum migrate_role role, unsigned index)
+{
+    int *given = &s->params.sockets[role == MIGRATE_ROLE_DATA ? MIGRATE_SOCKETS_BESIDE_DATA + index
+                                                              : MIGRATE_SOCKET_CONTROL];
+    if (s->params.socket_count == 0)
+        return -1;
+    if (role == MIGRATE_ROLE_QUERY) {
+        int fd = s->params.sockets[MIGRATE_SOCKET_QUESTION];
+        int rc = channel_renew_socket(fd);
+        fd = rc < 0 ? rc : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        return fd < 0 && rc == 0 ? -errno : fd;
+    }
+    int fd = *given;
+    *given = -1;
+    return fd;
+}
+
 int source_open(struct migration_source *s, struct channel *channel,
                 const struct channel_address *address, enum migrate_role role, unsigned index,
                 struct error *err)
 {
     struct channel fresh;
     bool query = role == MIGRATE_ROLE_QUERY;
-    int rc = channel_connect(&fresh, address, query ? QUESTION_LIMIT : SILENCE_LIMIT,
+    int fd = socket_for(s, role, index);
+    if (fd < -1)
+        return error_set_errno(err, -fd, "preparing a socket for '%s'", address->text);
+    int rc = channel_connect(&fresh, fd, address, query ? QUESTION_LIMIT : SILENCE_LIMIT,
                              query ? NULL : &s->cancelled, err);
     if (rc == -ECANCELED)
         return source_interruption(s, err);

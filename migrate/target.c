@@ -12,10 +12,10 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/failure_point.h"
 #include "base/filter/thread_filter.h"
 #include "base/log.h"
 #include "base/loop_call.h"
-#include "migrate/failure_point.h"
 #include "migrate/ram_receiver.h"
 #include "vmm/machine_lease.h"
 #include "vmm/machine_migration.h"

@@ -1,8 +1,10 @@
 #include "vmm/control_devices.h"
 
+#include <stdint.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "devices/net/net_backend.h"
 #include "vmm/machine_hotplug.h"
 
 // What is added: {"disk": {..., "file": {"fd": N}}} or {"net": {..., "files": [{"fd": N}, ...]}}.
@@ -47,8 +49,15 @@ static int add_net(struct machine *machine, struct control_request *request, jso
     unsigned count;
     int rc = take_files(request, json_object_get(net, "files"), fds, &count, err);
     json_object_del(net, "files");
+    // The interface is out of this process's sight: its MTU is what the caller says.
+    const json_t *mtu = json_object_get(net, "mtu");
+    json_int_t bytes = json_integer_value(mtu);
+    if (rc == 0 && mtu && (!json_is_integer(mtu) || bytes < NET_MTU_LEAST || bytes > UINT16_MAX))
+        rc = error_set(err, EINVAL, "\"mtu\" must be a number from %d to %d", NET_MTU_LEAST,
+                       UINT16_MAX);
+    json_object_del(net, "mtu");
     if (rc == 0)
-        rc = machine_add_net(machine, net, fds, count, id, err);
+        rc = machine_add_net(machine, net, fds, count, (uint16_t)bytes, id, err);
     for (unsigned i = 0; rc < 0 && i < count; i++)
         close(fds[i]);
     return rc;

@@ -17,6 +17,7 @@
 
 #include "base/units.h"
 #include "vmm/sandbox.h"
+#include "vmm/sandbox_namespaces.h"
 #include "vmm/sched/cpu_cgroup.h"
 
 // Versions of landlock, and what came with them.
@@ -283,17 +284,24 @@ static void examine_io_uring(struct examination *e)
 static void examine_sandbox(struct examination *e)
 {
     struct sandbox_abilities has;
+    struct error why = {0};
     sandbox_find_abilities(&has);
     if (has.filters)
         find(e, DOCTOR_GOOD, "call filters", "", "each thread has its own system calls");
     else
         find(e, DOCTOR_WARNING, "call filters", "machines run only with --sandbox off",
              "this kernel has no seccomp filters");
+    if (sandbox_try_namespaces(&why) == 0)
+        find(e, DOCTOR_GOOD, "namespaces", "", "users, files, network: each machine has its own");
+    else
+        find(e, DOCTOR_NOTE, "namespaces",
+             "the other layers alone keep a machine's process from this host's files and network",
+             "can't be made: %s", why.message);
     if (!has.landlock)
         find(e, DOCTOR_WARNING, "landlock",
              "files are kept from a machine's process by their permissions alone: give each "
              "machine a user of its own",
-             "not available: %s", strerror(errno));
+             "not available");
     else if (has.landlock < LANDLOCK_SCOPES)
         find(e, DOCTOR_NOTE, "landlock",
              has.landlock < LANDLOCK_TRUNCATE

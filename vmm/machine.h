@@ -72,6 +72,7 @@ struct machine_files {
     int epoch_fds[MACHINE_DISKS_LIMIT]; // beside writable disks of a managed machine, else -1
     // Taps, a descriptor a queue pair; else one, of the helper that brings connections.
     int net_fds[MACHINE_NETS_LIMIT][MACHINE_NET_QUEUES_LIMIT];
+    uint16_t net_mtus[MACHINE_NETS_LIMIT]; // of taps; 0 when unknown
     int vsock_fd, vsock_helper_fd; // its listening socket, and who connects for the guest; or -1
 };
 

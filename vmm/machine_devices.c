@@ -255,8 +255,9 @@ static int create_net_device(struct machine *m, unsigned index, struct io_thread
     struct virtio_net_config config = {.limits = net->limits};
     machine_net_mac(&m->config, index, config.mac);
     int *fds = m->files.net_fds[index];
-    int rc = net->kind == NET_TAP ? net_tap_create(&config.backend, fds, net->queues, err)
-                                  : net_stream_create(&config.backend, fds[0], id, err);
+    int rc = net->kind == NET_TAP
+                 ? net_tap_create(&config.backend, fds, net->queues, m->files.net_mtus[index], err)
+                 : net_stream_create(&config.backend, fds[0], id, err);
     if (rc < 0)
         return rc;
     memset(fds, 0xff, sizeof(m->files.net_fds[index])); // the backend's now

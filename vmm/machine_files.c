@@ -115,6 +115,8 @@ static int open_devices(struct machine_files *files, const struct machine_config
         int rc = machine_files_open_net(&config->nets[i], files->net_fds[i], err);
         if (rc < 0)
             return rc;
+        files->net_mtus[i] =
+            config->nets[i].kind == NET_TAP ? net_tap_mtu(config->nets[i].interface) : 0;
     }
     if (config->vsock.socket) {
         int rc = open_vsock(files, config->vsock.socket, err);

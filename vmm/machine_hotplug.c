@@ -168,7 +168,7 @@ static int add_net_files(struct machine *m, unsigned index, const int *fds, unsi
     return 0;
 }
 
-int machine_add_net(struct machine *m, json_t *net, const int *fds, unsigned fd_count,
+int machine_add_net(struct machine *m, json_t *net, const int *fds, unsigned fd_count, uint16_t mtu,
                     char id[MACHINE_ID_SIZE], struct error *err)
 {
     int rc = check_allowed(m, err);
@@ -187,6 +187,7 @@ int machine_add_net(struct machine *m, json_t *net, const int *fds, unsigned fd_
         rc = machine_config_check(&m->config, err);
     if (rc == 0)
         rc = add_net_files(m, index, fds, fd_count, err);
+    m->files.net_mtus[index] = mtu;
     if (rc == 0)
         rc = machine_devices_add_net(m, index, err);
     if (rc == 0)

@@ -20,7 +20,7 @@ int machine_add_disk(struct machine *machine, json_t *disk, int fd, char id[MACH
                      struct error *err);
 // The same for a network: a descriptor a queue pair.
 int machine_add_net(struct machine *machine, json_t *net, const int *fds, unsigned fd_count,
-                    char id[MACHINE_ID_SIZE], struct error *err);
+                    uint16_t mtu, char id[MACHINE_ID_SIZE], struct error *err);
 // Asks the guest to give a disk or network up: "device-removed" tells that it has. With `force` it
 // is removed now, which the guest may take badly: *gone says whether it is.
 int machine_remove_device(struct machine *machine, const char *id, bool force, bool *gone,

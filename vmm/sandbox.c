@@ -14,6 +14,7 @@
 
 #include "base/filter/thread_filter.h"
 #include "base/log.h"
+#include "vmm/sandbox_namespaces.h"
 
 // ---- landlock (Documentation/userspace-api/landlock.rst) ----
 
@@ -37,10 +38,7 @@ struct ruleset {
 // Read only, where they are: what loading a library takes, and what the kernel tells about this
 // process and about who holds a lock. /proc of others shows nothing secret: landlock itself keeps
 // this process from tracing those outside.
-static const struct {
-    const char *path;
-    uint64_t access;
-} readable[] = {
+const struct sandbox_readable sandbox_readable[] = {
     {"/usr/lib", READ},
     {"/usr/lib64", READ},
     {"/usr/local/lib", READ},
@@ -51,6 +49,7 @@ static const struct {
     {"/etc/crypto-policies", READ},
     {"/usr/share/crypto-policies", READ},
     {"/proc", READ},
+    {0},
 };
 
 static int landlock_version(void)
@@ -95,8 +94,8 @@ static int add_rules(int ruleset, const struct sandbox_places *places,
             rc = allow(ruleset, places->cgroup_parents[i],
                        LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_REMOVE_DIR, handled);
     }
-    for (size_t i = 0; i < sizeof(readable) / sizeof(readable[0]) && rc == 0; i++)
-        rc = allow_name(ruleset, AT_FDCWD, readable[i].path, readable[i].access, handled);
+    for (const struct sandbox_readable *r = sandbox_readable; r->path && rc == 0; r++)
+        rc = allow_name(ruleset, AT_FDCWD, r->path, r->access, handled);
     return rc;
 }
 
@@ -176,6 +175,7 @@ void sandbox_find_abilities(struct sandbox_abilities *abilities)
 int sandbox_shut(const struct sandbox_places *places, struct error *err)
 {
     struct sandbox_abilities has;
+    struct error why = {0};
     sandbox_find_abilities(&has);
     // Filters first: they set no_new_privs, without which landlock is for root only.
     int rc = thread_filter_arm();
@@ -183,6 +183,8 @@ int sandbox_shut(const struct sandbox_places *places, struct error *err)
         return error_set_errno(err, -rc,
                                "sandbox: this kernel filters no system calls (--sandbox off does "
                                "without all protection)");
+    // Landlock lets nobody mount.
+    bool namespaces = sandbox_enter_namespaces(places, &why) == 0;
     if (has.landlock)
         rc = shut_paths(places, has.landlock, err);
     if (rc == 0)
@@ -190,11 +192,14 @@ int sandbox_shut(const struct sandbox_places *places, struct error *err)
     if (rc < 0)
         return rc;
     limit();
+    log_info("sandbox: system call filters, %sno capabilities", namespaces ? "namespaces, " : "");
     if (has.landlock)
-        log_info("sandbox: system call filters, landlock %d, no capabilities", has.landlock);
-    else
-        log_warning("sandbox: system call filters, no capabilities; this kernel has no landlock, "
-                    "so files are protected by their permissions alone");
+        log_info("sandbox: landlock %d", has.landlock);
+    if (!namespaces)
+        log_warning("sandbox: no namespaces of its own: %s", why.message);
+    if (!has.landlock)
+        log_warning("sandbox: this kernel has no landlock%s",
+                    namespaces ? "" : ", so files are protected by their permissions alone");
     return 0;
 }
 

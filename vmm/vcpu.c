@@ -330,6 +330,13 @@ static int run_guest(struct vcpu *v)
     return rc;
 }
 
+static int open_schedstat(void)
+{
+    char path[64]; // not thread-self, which the sandbox hasn't
+    snprintf(path, sizeof(path), "/proc/self/task/%d/schedstat", (int)syscall(SYS_gettid));
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 static void *vcpu_main(void *opaque)
 {
     struct vcpu *v = opaque;
@@ -340,8 +347,8 @@ static void *vcpu_main(void *opaque)
     // Asked for here: later the call would wait until KVM_RUN returns.
     if (v->all->kvm->abilities.binary_stats)
         v->stats_fd = ioctl(v->fd, KVM_GET_STATS_FD, NULL);
-    v->schedstat_fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
     atomic_store(&v->tid, (pid_t)syscall(SYS_gettid));
+    v->schedstat_fd = open_schedstat();
     thread_filter_enter(THREAD_FILTER_VCPU);
     bool has_timer = make_lease_timer(v);
     bool go_on = pass_gate(v);

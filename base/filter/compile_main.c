@@ -10,7 +10,6 @@
 #include <linux/kvm.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
-#include <linux/sockios.h>
 #include <seccomp.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,7 +19,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -139,12 +137,11 @@ static const struct call calls[] = {
     {LOOPS, "io_uring_enter"},
     {MAIN | IO, "io_uring_register"},
     {MAIN | IO, "io_uring_setup"},
-    // Connections: of clients (also vsock's), and to other hosts (moves).
+    // Connections: of clients (also vsock's), and to other hosts (moves), by sockets that were
+    // given.
     {LOOPS, "accept"},
     {LOOPS, "accept4"},
     {MAIN | MIGRATION, "connect"},
-    {MAIN, "bind"},
-    {MAIN, "listen"},
     {MAIN, "unlink"}, // of a socket's path; landlock says where
     {MAIN, "unlinkat"},
     {MAIN, "fchmod"},
@@ -219,9 +216,6 @@ static const struct argument_rule argument_rules[] = {
     {LOOPS, "ioctl", 1, EXACT, TUNSETSNDBUF},
     {LOOPS, "ioctl", 1, EXACT, TUNSETVNETHDRSZ},
     {LOOPS, "ioctl", 1, EXACT, TUNSETVNETLE},
-    {MAIN, "ioctl", 1, EXACT, SIOCGIFMTU},
-    {MAIN, "ioctl", 1, EXACT, SIOCGIFHWADDR},
-    {MAIN, "ioctl", 1, EXACT, SIOCGIFFLAGS},
     // A block device's.
     {LOOPS, "ioctl", 1, EXACT, BLKDISCARD},
     {LOOPS, "ioctl", 1, EXACT, BLKGETSIZE64},
@@ -244,10 +238,6 @@ static const struct argument_rule argument_rules[] = {
     {ALL, "mprotect", 2, PROT_EXEC, 0},
     {MAIN | MIGRATION, "mmap", 2, PROT_EXEC | PROT_WRITE, PROT_EXEC},
     {MAIN | MIGRATION, "mprotect", 2, PROT_EXEC | PROT_WRITE, PROT_EXEC},
-    // Sockets: of this host, and to others for moves. A device gets those it uses.
-    {MAIN | MIGRATION, "socket", 0, EXACT, AF_UNIX},
-    {MAIN | MIGRATION, "socket", 0, EXACT, AF_INET},
-    {MAIN | MIGRATION, "socket", 0, EXACT, AF_INET6},
     {ALL, "prctl", 0, EXACT, PR_SET_NAME},
     {ALL, "prctl", 0, EXACT, PR_GET_NAME},
     {ALL, "prctl", 0, EXACT, PR_SET_VMA},

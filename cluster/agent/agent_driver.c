@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/failure_point.h"
 #include "base/log.h"
 
 enum { STEPS_IN_A_ROW = 4 }; // of one machine, before the next one has its turn
@@ -170,9 +171,11 @@ static void receive(struct agent_driver *driver, struct agent_slot *slot,
     struct error err = {0};
     log_info("machine %s: waits for it to come from '%s', epoch %lu", slot->uuid, owner->host,
              owner->epoch + 1);
+    failure_point("agent-receives");
     if (local_receive(&driver->local, slot->uuid, owner->migration.id, owner->epoch + 1,
                       self->deadline, &err))
         log_warning("machine %s: %s", slot->uuid, err.message);
+    failure_point("agent-received");
 }
 
 static void move_out(struct agent_driver *driver, struct agent_slot *slot,
@@ -180,11 +183,13 @@ static void move_out(struct agent_driver *driver, struct agent_slot *slot,
 {
     struct error err = {0};
     log_info("machine %s: moves to '%s'", slot->uuid, owner->migration.target);
+    failure_point("agent-moves-out");
     listen(driver, slot);
     // Told, whatever it answers: if it refuses it isn't moving, and the migration is called off.
     snprintf(slot->moving_id, sizeof(slot->moving_id), "%s", owner->migration.id);
     if (local_migrate(&driver->local, slot->uuid, owner->epoch, &owner->migration, &err))
         log_warning("machine %s: it doesn't move: %s", slot->uuid, err.message);
+    failure_point("agent-moved-out");
 }
 
 static void cancel_move(struct agent_driver *driver, struct agent_slot *slot)
@@ -242,6 +247,26 @@ static void act(struct agent_driver *driver, struct agent_slot *slot,
     }
 }
 
+// Where a test may stop or kill this agent: around each change of a migration's stage.
+static void pass_failure_point(const struct agent_driver *driver, const struct change *change,
+                               bool committed)
+{
+    static const char *const names[][2] = {
+        [MIGRATION_NONE] = {"agent-before-end", "agent-after-end"},
+        [MIGRATION_INCOMING] = {"agent-before-incoming", "agent-after-incoming"},
+        [MIGRATION_SWITCHING] = {"agent-before-switching", "agent-after-switching"},
+        [MIGRATION_ABORTED] = {"agent-before-aborted", "agent-after-aborted"},
+    };
+    const struct change_put *put = &change->puts[0];
+    if (put->key.kind != RECORD_OWNER || put->remove)
+        return;
+    const struct machine_entry *entry = record_view_machine(&driver->view, put->key.name);
+    enum migration_stage stage = put->value.owner.migration.stage;
+    if (entry && entry->owner.value.owner.migration.stage != stage &&
+        stage < sizeof(names) / sizeof(names[0]) && names[stage][committed])
+        failure_point(names[stage][committed]);
+}
+
 // True: the step committed something, and the next one may follow at once.
 static bool commit(struct agent_driver *driver, struct agent_slot *slot, struct change *change)
 {
@@ -249,7 +274,9 @@ static bool commit(struct agent_driver *driver, struct agent_slot *slot, struct 
     uint64_t revision = 0;
     bool removes = change->puts[0].remove;
     add_end(change, slot);
+    pass_failure_point(driver, change, false);
     enum change_outcome outcome = exchange_commit(&driver->exchange, change, &revision, &err);
+    pass_failure_point(driver, change, true);
     agent_machine_outcome(&slot->machine, outcome);
     if (outcome != CHANGE_COMMITTED || record_view_apply(&driver->view, change, revision))
         return false;

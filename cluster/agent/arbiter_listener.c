@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/control_client.h"
+#include "base/failure_point.h"
 #include "base/log.h"
 
 enum { CALL_TIMEOUT_MS = 1000, LOOK_UP_MS = 200, TRIES = 3 };
@@ -54,12 +55,14 @@ static enum arbiter_decision decide(struct arbiter_listener *listener,
                                 question->id, question->role, question->ask, &change);
         if (decision != DECIDE_COMMIT)
             continue;
+        bool commits = question->ask == ASK_COMMIT;
+        failure_point(commits ? "arbiter-before-done" : "arbiter-before-aborted");
         enum change_outcome outcome =
             exchange_commit(&listener->exchange, &change, &revision, &err);
+        failure_point(commits ? "arbiter-after-done" : "arbiter-after-aborted");
         decision = arbiter_outcome(question->ask, outcome);
         if (outcome == CHANGE_COMMITTED)
-            atomic_fetch_add(
-                question->ask == ASK_COMMIT ? listener->moves_done : listener->moves_aborted, 1);
+            atomic_fetch_add(commits ? listener->moves_done : listener->moves_aborted, 1);
     }
     record_view_free(&view);
     return decision;
@@ -74,6 +77,7 @@ static void answer(struct arbiter_listener *listener, struct control_client *cli
     struct error err;
     if (!parse_question(data, &question))
         return;
+    failure_point("arbiter-asked");
     enum arbiter_decision decision = decide(listener, &question);
     log_info("machine %s: the %s of its move asks: %s? %s", listener->uuid,
              question.role == ARBITER_SOURCE ? "source" : "target", question.ask_name,
@@ -82,6 +86,7 @@ static void answer(struct arbiter_listener *listener, struct control_client *cli
                         json_pack("{s:s, s:s, s:s}", "migration_id", question.id, "ask",
                                   question.ask_name, "decision", names[decision]),
                         NULL, 0, CALL_TIMEOUT_MS, NULL, &err);
+    failure_point("arbiter-answered");
 }
 
 static void listen_to(struct arbiter_listener *listener, struct control_client *client)

@@ -11,6 +11,7 @@
 
 #include "base/control_client.h"
 #include "base/log.h"
+#include "base/move_sockets.h"
 #include "cluster/records/facts.h"
 
 enum { CALL_TIMEOUT_MS = 300, KILL_TIMEOUT_MS = 2000 };
@@ -442,13 +443,15 @@ int local_reinstate(struct local_machines *machines, const char *uuid, uint64_t 
 }
 
 // The descriptors of `tls` in migrate.start; closed by the caller.
-static int open_credentials(const struct local_machines *machines, int fds[3], struct error *err)
+static int open_credentials(const struct local_machines *machines, int *fds, unsigned *count,
+                            struct error *err)
 {
     const char *const paths[] = {machines->certificate, machines->key, machines->ca};
     for (int i = 0; i < 3; i++) {
-        fds[i] = open(paths[i], O_RDONLY | O_CLOEXEC);
-        if (fds[i] < 0)
+        int fd = open(paths[i], O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
             return error_set_errno(err, errno, "'%s'", paths[i]);
+        fds[(*count)++] = fd;
     }
     return 0;
 }
@@ -457,12 +460,13 @@ int local_migrate(struct local_machines *machines, const char *uuid, uint64_t ep
                   const struct migration_record *migration, struct error *err)
 {
     char path[PATH_MAX];
-    int fds[3] = {-1, -1, -1};
+    int fds[3 + MOVE_SOCKETS_LIMIT];
+    unsigned fd_count = 0;
     struct control_client *client = NULL;
     json_t *params =
         json_pack("{s:I, s:s, s:s, s:s}", "epoch", (json_int_t)epoch, "to", migration->address,
                   "token", migration->token, "migration_id", migration->id);
-    int r = machines->ca ? open_credentials(machines, fds, err) : 0;
+    int r = machines->ca ? open_credentials(machines, fds, &fd_count, err) : 0;
     if (!r && machines->ca)
         json_object_set_new(params, "tls",
                             json_pack("{s:{s:i}, s:{s:i}, s:{s:i}}", "certificate", "fd", 0, "key",
@@ -472,13 +476,14 @@ int local_migrate(struct local_machines *machines, const char *uuid, uint64_t ep
     if (!r)
         r = control_client_connect(&client, path, KILL_TIMEOUT_MS, err);
     if (!r)
-        r = control_client_call(client, "migrate.start", json_incref(params), fds,
-                                machines->ca ? 3 : 0, KILL_TIMEOUT_MS, NULL, err);
+        r = move_sockets_add(client, params, migration->address, 1, fds, &fd_count, err);
+    if (!r)
+        r = control_client_call(client, "migrate.start", json_incref(params), fds, fd_count,
+                                KILL_TIMEOUT_MS, NULL, err);
     control_client_close(client);
     json_decref(params);
-    for (int i = 0; i < 3; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
+    for (unsigned i = 0; i < fd_count; i++)
+        close(fds[i]);
     return r;
 }
 

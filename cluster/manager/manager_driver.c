@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/failure_point.h"
 #include "base/log.h"
 
 // What this step has placed so far counts for what follows.
@@ -51,6 +52,13 @@ static void say(const struct change *change)
     }
 }
 
+static bool begins_move(const struct change *change)
+{
+    const struct change_put *put = &change->puts[0];
+    return put->key.kind == RECORD_OWNER && !put->remove &&
+           put->value.owner.migration.stage == MIGRATION_RESERVED;
+}
+
 static void manage(struct manager_driver *driver)
 {
     struct error err;
@@ -80,8 +88,13 @@ static void manage(struct manager_driver *driver)
     driver->placement = NULL;
     for (unsigned i = 0; i < driver->changes->count && !atomic_load(&driver->stop); i++) {
         const struct change *change = &driver->changes->changes[i];
+        bool move = begins_move(change);
+        if (move)
+            failure_point("manager-before-reserved");
         if (exchange_commit(&driver->exchange, change, &revision, &err) == CHANGE_COMMITTED)
             say(change);
+        if (move)
+            failure_point("manager-after-reserved");
     }
 }
 

@@ -11,7 +11,12 @@
 
 #include "base/error.h"
 
-enum { NET_HEADER_SIZE = 12, NET_QUEUE_PAIRS_LIMIT = 8, NET_FRAME_LIMIT = 65550 };
+enum {
+    NET_HEADER_SIZE = 12,
+    NET_QUEUE_PAIRS_LIMIT = 8,
+    NET_FRAME_LIMIT = 65550,
+    NET_MTU_LEAST = 68
+};
 
 // What the other side may leave to this one.
 enum net_offload {

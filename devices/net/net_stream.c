@@ -22,7 +22,7 @@ struct net_stream {
     struct net_backend backend; // first
     char name[24];
     int epoll_fd;              // what virtio-net watches: both sockets are in it
-    int control_fd, stream_fd; // the latter -1 without a connection
+    int control_fd, stream_fd; // -1 without a helper, without a connection
     bool waits_to_write;
     uint8_t *input; // INPUT_SIZE: bytes from input_start up to input_end
     uint32_t input_start, input_end;
@@ -86,12 +86,15 @@ static void take_control(struct net_stream *s)
     struct iovec part = {text, sizeof(text) - 1};
     struct msghdr message = {
         .msg_iov = &part, .msg_iovlen = 1, .msg_control = &extra, .msg_controllen = sizeof(extra)};
+    if (s->control_fd < 0)
+        return;
     ssize_t n = recvmsg(s->control_fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (n < 0)
         return;
     struct cmsghdr *c = CMSG_FIRSTHDR(&message);
     if (n == 0) { // nobody will bring another one
-        watch(s, s->control_fd, EPOLL_CTL_DEL, 0);
+        close(s->control_fd);
+        s->control_fd = -1;
         log_warning("%s: its helper process is gone: it stays without a network once this "
                     "connection ends",
                     s->name);
@@ -244,7 +247,8 @@ static void stream_destroy(struct net_backend *backend)
 {
     struct net_stream *s = from_backend(backend);
     drop_connection(s);
-    close(s->control_fd);
+    if (s->control_fd >= 0)
+        close(s->control_fd);
     close(s->epoll_fd);
     free(s->input);
     free(s->output);

@@ -143,17 +143,16 @@ int net_tap_open(const char *interface, unsigned queues, int *fds, struct error 
     return 0;
 }
 
-// The interface's MTU; 0 when it can't be found out, which is no harm.
-static uint16_t read_mtu(const char *interface)
+uint16_t net_tap_mtu(const char *interface)
 {
     struct ifreq request = {0};
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return 0;
-    memcpy(request.ifr_name, interface, IFNAMSIZ);
+    strncpy(request.ifr_name, interface, IFNAMSIZ - 1);
     int rc = ioctl(fd, SIOCGIFMTU, &request);
     close(fd);
-    return rc < 0 || request.ifr_mtu < 68 || request.ifr_mtu > UINT16_MAX
+    return rc < 0 || request.ifr_mtu < NET_MTU_LEAST || request.ifr_mtu > UINT16_MAX
                ? 0
                : (uint16_t)request.ifr_mtu;
 }
@@ -179,7 +178,8 @@ static int set_up_queue(int fd, char *interface, struct error *err)
     return 0;
 }
 
-int net_tap_create(struct net_backend **backend, const int *fds, unsigned queues, struct error *err)
+int net_tap_create(struct net_backend **backend, const int *fds, unsigned queues, uint16_t mtu,
+                   struct error *err)
 {
     char interface[IFNAMSIZ] = "";
     if (queues == 0 || queues > NET_QUEUE_PAIRS_LIMIT)
@@ -204,7 +204,7 @@ int net_tap_create(struct net_backend **backend, const int *fds, unsigned queues
             tap->backend.receive_offloads = wanted;
     }
     set_offloads(fds[0], 0);
-    tap->backend.mtu = read_mtu(interface);
+    tap->backend.mtu = mtu;
     for (unsigned i = 0; i < queues; i++) {
         tap->fds[i] = fds[i];
         tap->enabled[i] = true;

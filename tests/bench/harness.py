@@ -29,10 +29,13 @@ class Metric:
 
 
 class Case:
-    """One comparison. `subjects` maps a name to a function that measures once and returns {metric name: number}."""
+    """One comparison. `subjects` maps a name to a function that measures once and returns {metric name: number}.
+    `needs_ring0`: KVM must run a guest's kernel natively, or the case is one for the lab."""
 
-    def __init__(self, name, title, metrics, subjects, needs_kvm=True, rounds=None, begin=None, end=None):
+    def __init__(self, name, title, metrics, subjects, needs_kvm=True, needs_ring0=False, rounds=None, begin=None,
+                 end=None):
         self.name, self.title, self.metrics, self.subjects = name, title, metrics, subjects
+        self.needs_ring0 = needs_ring0
         self.needs_kvm, self.rounds, self.begin, self.end = needs_kvm, rounds, begin, end
 
     def run(self, rounds, say):
@@ -106,9 +109,9 @@ class Guest:
         self.output += more
         return bool(more)
 
-    def wait_for(self, pattern):
+    def wait_for(self, pattern, limit=LIMIT):
         while not (found := re.search(pattern, self.output)):
-            if not self.read():
+            if not self.read(limit):
                 self.wait()
                 raise RuntimeError(f"{' '.join(self.command)}: ended without {pattern!r}: {self.what_it_said()}")
         return found

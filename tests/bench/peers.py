@@ -25,6 +25,8 @@ def qemu(machine, append, memory="128M", options=()):
 
 
 MICROVM = "microvm,x-option-roms=off,pit=off,pic=off,rtc=off"
+# A stock kernel finds its timer by the PIT and its interrupts by the PIC first.
+MICROVM_LINUX = "microvm,x-option-roms=off,rtc=off"
 MICROVM_PCI = MICROVM + ",pcie=on"
 Q35 = "q35"
 

@@ -16,6 +16,20 @@ check "every thread has a filter" [ "$(field "$pid" Seccomp)" = 2 ]
 check "and no new privileges" [ "$(field "$pid" NoNewPrivs)" = 1 ]
 check "and no capabilities" [ "$(for set in CapInh CapPrm CapEff CapAmb; do field "$pid" $set; done | sort -u)" = \
     0000000000000000 ]
+if ferry doctor --format json | jq -e '.findings[] | select(.subject == "namespaces") | .verdict == "ok"' >/dev/null; then
+    check "it has namespaces of its own" sh -c 'for kind in user mnt net; do
+        [ "$(readlink /proc/$0/ns/$kind)" != "$(readlink /proc/self/ns/$kind)" ] || exit; done' "$pid"
+    check "so has every thread" [ "$(for space in /proc/"$pid"/task/*/ns/net /proc/"$pid"/task/*/ns/mnt; do
+        readlink "$space"; done | sort -u | wc -l)" = 2 ]
+    check "no network" [ "$(sed 1,2d /proc/"$pid"/net/dev | wc -l)" = 1 ]
+    check "none of the host's files" sh -c 'cd /proc/$0/root && ls . && ! ls etc/passwd home root dev tmp 2>/dev/null' "$pid"
+    check "no other process" [ "$(ls /proc/"$pid"/root/proc)" = self ]
+    check "nothing of the host is mounted there" sh -c '! grep -v " /\(machines\|proc/self\|usr/.*lib[0-9]*\|lib[0-9]*\|etc/.*\|usr/share/.*\|\) " \
+        /proc/$0/mountinfo' "$pid"
+    check "the log says so" grep -q "info sandbox: .*namespaces" "$FERRY_RUNTIME_DIR/shut/log"
+else
+    skip "namespaces" "$(ferry doctor | sed -n 's/^[a-z]* *namespaces *//p')"
+fi
 check "it would leave no core file" sh -c 'grep -q "^Max core file size  *0  *0 " /proc/$0/limits' "$pid"
 check "the log says how it is shut in" grep -q "info sandbox: system call filters" "$FERRY_RUNTIME_DIR/shut/log"
 

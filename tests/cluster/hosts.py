@@ -42,7 +42,7 @@ class Skipped(Exception):
 
 
 class Hosts:
-    def __init__(self, count, lease=SHORT_LEASE, options="", environment=None, start=True):
+    def __init__(self, count, lease=SHORT_LEASE, options="", environment=None):
         self.count, self.lock = count, threading.Lock()
         self.shell = subprocess.Popen(["sh", "-c", LEADER, os.path.join(ROOT, "tests/cluster/hosts.py")],
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -52,8 +52,7 @@ class Hosts:
         self.sh(f'lease_times="{lease}"')
         for host in range(1, count + 1):
             self.sh(f"facts {host} {options}")
-        if start:
-            self.sh(f"hosts_start {count}", must=f"{count} hosts form a cluster")
+        self.sh(f"hosts_start {count}", must=f"{count} hosts form a cluster")
 
     def __enter__(self):
         return self
@@ -119,6 +118,16 @@ class Hosts:
     def heal_links(self):
         for host in self.numbers():
             self.sh(f'ip netns exec "$net-{host}" nft flush chain inet cut in')
+
+    def heal(self):
+        """All that was broken works again."""
+        self.heal_links()
+        for host in self.numbers():
+            self.boot(host)
+            self.signal_ferryd(host, signal.SIGCONT)
+            self.ferryd_start(host)
+            for pid in self.machine_pids(host):
+                send_signal(pid, signal.SIGCONT)
 
     def processes(self, host):
         """(pid, command line) of all that runs with the host's runtime directory."""
@@ -195,18 +204,18 @@ class Hosts:
         return [(host, answer["lease"]["epoch"]) for host in self.numbers() if host not in self.off
                 and (answer := self.query(host, uuid)) and answer.get("state") == "running" and "lease" in answer]
 
+    def show(self, name):
+        return self.call_any("vm.show", name=name)
+
     def why_not_settled(self, names):
         """None when each of the machines runs, once, where and as the record says, and isn't on the move."""
-        try:
-            listed = self.machines()
-        except HostError as error:
-            return f"no host answers: {error}"
         for name in names:
-            machine = listed.get(name)
-            if not machine:
-                return f"{name} is not there"
+            try:
+                machine = self.show(name)
+            except HostError as error:
+                return str(error)
             stage = (machine.get("migration") or {}).get("stage")
-            if machine["state"] != "running" or stage not in (None, "aborted") or machine.get("move_to"):
+            if machine["state"] != "running" or stage not in (None, "aborted"):
                 return f"{name} is {machine['state']} on {machine.get('host')}, move {stage}: {machine.get('reason')}"
             running = self.hosts_that_run(machine["uuid"])
             if running != [(int(machine["host"][1:]), machine["epoch"])]:

@@ -7,6 +7,7 @@
 #   ferryd_kill I, ferryd_stop I, ferryd_continue I
 #   on I COMMAND...      `ferry COMMAND` with host I's ferryd
 #   facts I OPTION...   what ferryd of host I is told about it at each start
+#   failure_points=yes   ferryd of host I looks for a failure point in $work/pointI (docs/cluster.md)
 #   machine_field NAME FIELD [I]   what host I's ferryd says of it
 
 [ -n "$without_machines" ] || { [ -r /dev/kvm ] && [ -w /dev/kvm ]; } ||
@@ -38,6 +39,7 @@ ferryd_start() {
     one=$1
     shift
     [ -f "$work/facts$one" ] && set -- $(cat "$work/facts$one") "$@"
+    [ -n "$failure_points" ] && export FERRY_FAILURE_POINT="@$work/point$one"
     nsenter --target "$(cat "$work/init$one")" --pid --mount --net "$ferryd" \
         --data "$work/data$one" --name "h$one" --runtime-dir "$work/run$one" \
         --listen-peer "10.77.0.$one:7000" --listen-client "$(member_address "$one")" ${security---insecure} \

@@ -121,22 +121,12 @@ def carry_out(hosts, plan):
         (plan[number].end if which else plan[number].begin)(hosts)
 
 
-def heal(hosts):
-    hosts.heal_links()
-    for host in hosts.numbers():
-        hosts.boot(host)
-        hosts.signal_ferryd(host, signal.SIGCONT)
-        hosts.ferryd_start(host)
-        for pid in hosts.machine_pids(host):
-            send_signal(pid, signal.SIGCONT)
-
-
 def run(hosts, seed, faults):
     """How long it took from the healing until all ran, and lines that say what is wrong."""
     plan = plan_of(seed, faults)
     history = History(hosts, seed)
     carry_out(hosts, plan)
-    heal(hosts)
+    hosts.heal()
     healed = time.monotonic()
     why = hosts.await_settled(MACHINES)
     settled = time.monotonic() - healed

@@ -50,6 +50,10 @@ else
         [ "$(ferry logs user | tr -d '\r' | sed -n 's/.*echo received=\([0-9]*\).*/\1/p' | tail -n 1)" -gt "$before" ]
     }
     check "and forwards as before" await more
+    says "a move says first that its connections break" 1 "*connections through net0 break*refused*" \
+        ferry migrate user tcp://127.0.0.1:1
+    check "and the status has it" sh -c 'ferry migrate user --status --format json |
+        jq -e ".breaks_connections_of == [\"net0\"]"'
     passt=$(pgrep -f -- "passt.* -u $port" | head -n 1)
     ferry kill user >/dev/null
     gone() { ! kill -0 "$passt" 2>/dev/null; }

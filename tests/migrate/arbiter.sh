@@ -36,7 +36,7 @@ call() { # HOST METHOD PARAMETERS
 }
 # The machine's own port, but with its epoch.
 migrate() {
-    call a migrate.start "{\"to\":\"$place\",\"epoch\":5,\"downtime_ns\":3000000000,\"migration_id\":\"00112233-4455-6677-8899-aabbccddeeff\"}" \
+    tests/migrate/start_move.py "$work/a/$name/control.sock" "{\"to\":\"$place\",\"epoch\":5,\"downtime_ns\":3000000000,\"migration_id\":\"00112233-4455-6677-8899-aabbccddeeff\"}" \
         >"$work/said.$name"
 }
 reinstate() { # HOST EPOCH NOT-STARTED

@@ -4,9 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/failure_point.h"
 #include "base/guest_memory.h"
 #include "base/ids.h"
 #include "base/io_thread.h"
@@ -401,6 +404,42 @@ START_TEST(error_sentences)
 }
 END_TEST
 
+static void write_point(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    ck_assert(file && fputs(text, file) >= 0 && fclose(file) == 0);
+}
+
+// Its file may come and go while the process runs, and counts once.
+START_TEST(failure_point_of_a_file)
+{
+    char folder[] = "/tmp/ferry-base.XXXXXX", path[64], variable[80];
+    ck_assert(mkdtemp(folder));
+    snprintf(path, sizeof(path), "%s/point", folder);
+    snprintf(variable, sizeof(variable), "@%s", path);
+    setenv("FERRY_FAILURE_POINT", variable, 1);
+    ck_assert_int_eq(failure_point("here"), FAILURE_NONE);
+    write_point(path, "here:cut\n");
+    ck_assert_int_eq(failure_point("her"), FAILURE_NONE);
+    ck_assert_int_eq(failure_point("hereafter"), FAILURE_NONE);
+    ck_assert_int_eq(failure_point("here"), FAILURE_CUT);
+    ck_assert_int_eq(failure_point("here"), FAILURE_NONE);
+    ck_assert_int_ne(access(path, F_OK), 0);
+    write_point(path, "there");
+    pid_t child = fork();
+    if (child == 0) {
+        failure_point("there");
+        _exit(0);
+    }
+    int status;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    ck_assert_int_ne(access(path, F_OK), 0);
+    unsetenv("FERRY_FAILURE_POINT");
+    ck_assert_int_eq(rmdir(folder), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("base");
@@ -418,6 +457,7 @@ int main(void)
     tcase_add_test(tests, state_versions);
     tcase_add_test(tests, io_thread_calls);
     tcase_add_test(tests, error_sentences);
+    tcase_add_test(tests, failure_point_of_a_file);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_set_tap(runner, "-");

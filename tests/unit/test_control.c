@@ -727,7 +727,7 @@ int machine_add_disk(struct machine *machine, json_t *disk, int fd, char id[MACH
     return 0;
 }
 int machine_add_net(struct machine *machine, json_t *net, const int *fds, unsigned fd_count,
-                    char id[MACHINE_ID_SIZE], struct error *error)
+                    uint16_t mtu, char id[MACHINE_ID_SIZE], struct error *error)
 {
     snprintf(id, MACHINE_ID_SIZE, "net%u", fd_count);
     for (unsigned i = 0; i < fd_count; i++)

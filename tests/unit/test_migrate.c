@@ -5,6 +5,7 @@
 // What must hold whatever happens: at no time two machines run, and a page is never lost.
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -770,6 +771,37 @@ struct script {
     struct channel_address data_address;
 };
 
+// A machine that is shut in has one socket for all its questions: it connects again after a refusal
+// and after a connection that is still open.
+START_TEST(test_given_socket_connects_again)
+{
+    struct channel_address address, nobody;
+    struct channel channel;
+    struct error err = {0};
+    int listener, closed, given = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    listen_here(&address, &listener);
+    listen_here(&nobody, &closed);
+    close(closed);
+    ck_assert_int_eq(channel_check_socket(given, &address, &err), 0);
+    for (int i = 0; i < 6; i++) {
+        bool refused = i % 3 == 0;
+        ck_assert_int_eq(channel_renew_socket(given), 0);
+        int rc = channel_connect(&channel, fcntl(given, F_DUPFD_CLOEXEC, 0),
+                                 refused ? &nobody : &address, 10 * NSEC_PER_SEC, NULL, &err);
+        ck_assert_int_eq(rc, refused ? -ECONNREFUSED : 0);
+        if (rc == 0)
+            ck_assert_int_eq(channel_send_frame(&channel, MIGRATE_COMMIT, NULL), 0);
+        channel_close(&channel);
+    }
+    close(given);
+    close(listener);
+    given = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(channel_check_socket(given, &address, &err), -EINVAL);
+    ck_assert_int_eq(channel_check_socket(STDIN_FILENO, &address, &err), -EINVAL);
+    close(given);
+}
+END_TEST
+
 static void say_hello(struct channel *channel, const struct channel_address *address,
                       const uint8_t *id, int role)
 {
@@ -779,7 +811,7 @@ static void say_hello(struct channel *channel, const struct channel_address *add
     memcpy(hello.id, id, sizeof(hello.id));
     byte_writer_init(&w);
     migrate_hello_encode(&hello, &w);
-    ck_assert_int_eq(channel_connect(channel, address, 10 * NSEC_PER_SEC, NULL, &err), 0);
+    ck_assert_int_eq(channel_connect(channel, -1, address, 10 * NSEC_PER_SEC, NULL, &err), 0);
     ck_assert_int_eq(channel_send_frame(channel, MIGRATE_HELLO, &w), 0);
     byte_writer_free(&w);
 }
@@ -967,8 +999,8 @@ START_TEST(test_silent_connections)
     struct error err = {0};
     reset_evidence();
     load_script(&s);
-    ck_assert_int_eq(channel_connect(&silent, &s.data_address, NSEC_PER_SEC, NULL, &err), 0);
-    ck_assert_int_eq(channel_connect(&slow, &s.data_address, NSEC_PER_SEC, NULL, &err), 0);
+    ck_assert_int_eq(channel_connect(&silent, -1, &s.data_address, NSEC_PER_SEC, NULL, &err), 0);
+    ck_assert_int_eq(channel_connect(&slow, -1, &s.data_address, NSEC_PER_SEC, NULL, &err), 0);
     struct iovec iov = {(void *)"xx", 2};
     channel_send(&slow, &iov, 1);
     usleep(10000);
@@ -1323,6 +1355,7 @@ int main(void)
     tcase_add_loop_test(tc, test_cut_either_way, 0, 6);
     tcase_add_loop_test(tc, test_arbiter, 0, sizeof(arbitrations) / sizeof(arbitrations[0]));
     tcase_add_test(tc, test_abandoned);
+    tcase_add_test(tc, test_given_socket_connects_again);
     tcase_add_test(tc, test_not_started_is_final);
     tcase_add_test(tc, test_commit_and_question_together);
     tcase_add_test(tc, test_start_waits_for_disk);

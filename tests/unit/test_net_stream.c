@@ -1,6 +1,7 @@
 // Frames over a stream: format, pieces, a peer that breaks it, a new connection, a slow reader.
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +72,26 @@ static ssize_t send_frame(const void *bytes, size_t length)
     struct iovec iov[2] = {{header, sizeof(header)}, {(void *)bytes, length}};
     return backend->ops->send(backend, 0, iov, 2);
 }
+
+// Said once, and not again each time that the network has nothing.
+START_TEST(lost_helper_is_said_once)
+{
+    int lines[2], count = 0;
+    char said[2000];
+    ck_assert_int_eq(pipe2(lines, O_CLOEXEC), 0);
+    log_open(lines[1], LOG_LEVEL_WARNING);
+    shutdown(control, SHUT_RDWR);
+    for (int i = 0; i < 5; i++)
+        ck_assert_int_eq(receive(), -EAGAIN);
+    log_open(-1, LOG_LEVEL_ERROR);
+    close(lines[1]);
+    ssize_t n = read(lines[0], said, sizeof(said));
+    for (ssize_t i = 0; i < n; i++)
+        count += said[i] == '\n';
+    ck_assert_int_eq(count, 1);
+    close(lines[0]);
+}
+END_TEST
 
 START_TEST(without_a_connection_nothing_goes)
 {
@@ -196,6 +217,7 @@ int main(void)
     tcase_add_checked_fixture(t, set_up, tear_down);
     tcase_set_timeout(t, 120);
     tcase_add_test(t, without_a_connection_nothing_goes);
+    tcase_add_test(t, lost_helper_is_said_once);
     tcase_add_test(t, frames_go_both_ways);
     tcase_add_loop_test(t, peers_that_break_the_format_are_hung_up, 0,
                         (int)(sizeof(bad_lengths) / sizeof(bad_lengths[0])));

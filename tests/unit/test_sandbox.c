@@ -7,7 +7,9 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,14 +27,18 @@
 #include <unistd.h>
 
 #include "base/filter/thread_filter.h"
+#include "base/local_socket.h"
 #include "base/log.h"
-#include "vmm/sandbox.h"
+#include "vmm/sandbox_namespaces.h"
 
 // ---- the tries: 0, or -errno ----
 
 static char work[64] = "/tmp/ferry-sandbox.XXXXXX"; // the machine's directory is in it: own/
 static int log_pipe[2];
 static pid_t parent;
+static struct sandbox_places places;
+static uid_t real_user;
+static int given_socket; // TCP, made before the sandbox
 
 static int result(long value)
 {
@@ -160,19 +166,25 @@ static int try_netlink_socket(void)
 static int try_bind_port(void)
 {
     struct sockaddr_in any = {.sin_family = AF_INET};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -errno;
-    return result(bind(fd, (struct sockaddr *)&any, sizeof(any)));
+    return result(bind(given_socket, (struct sockaddr *)&any, sizeof(any)));
 }
+// By a socket from before, as a move does it: to a port where nobody listens.
+static int try_connect(void)
+{
+    struct sockaddr_in nobody = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(1)};
+    return result(connect(given_socket, (struct sockaddr *)&nobody, sizeof(nobody)));
+}
+// Names without a slash in front are in the runtime directory.
 static int try_open(const char *name, int flags)
 {
-    char path[200];
-    snprintf(path, sizeof(path), "%s%s", *name == '/' ? "" : work, name);
-    if (*name != '/')
-        snprintf(path, sizeof(path), "%s/%s", work, name);
-    int fd = open(path, flags | O_CLOEXEC, 0600);
+    int fd = openat(places.runtime_dir, name, flags | O_CLOEXEC, 0600);
     return fd < 0 ? -errno : 0;
+}
+// What landlock hides is refused, and with namespaces it isn't there.
+static int away(int rc)
+{
+    return rc == -EACCES || rc == -ENOENT ? -EACCES : rc;
 }
 static int try_open_own(void)
 {
@@ -188,7 +200,11 @@ static int try_make_beside(void)
 }
 static int try_open_passwords(void)
 {
-    return try_open("/etc/passwd", O_RDONLY);
+    return away(try_open("/etc/passwd", O_RDONLY));
+}
+static int try_open_above(void)
+{
+    return away(try_open("../../../../../../../../etc/passwd", O_RDONLY));
 }
 static int try_open_library(void)
 {
@@ -196,11 +212,12 @@ static int try_open_library(void)
 }
 static int try_write_library(void)
 {
-    return try_open("/usr/lib/ferry-test", O_WRONLY | O_CREAT);
+    int rc = try_open("/usr/lib/ferry-test", O_WRONLY | O_CREAT);
+    return rc == -EROFS ? -EACCES : rc;
 }
 static int try_open_device(void)
 {
-    return try_open("/dev/zero", O_RDWR);
+    return away(try_open("/dev/zero", O_RDWR));
 }
 static int try_thread_kill_parent(void)
 {
@@ -256,17 +273,18 @@ static const struct expectation {
     {"code", I | D | V, try_code, DIES, 0, "mmap"},
     {"a ring", M | I, try_ring, -EINVAL, 0, NULL},
     {"a ring", G | D | V, try_ring, DIES, 0, "io_uring_setup"},
-    {"a local socket", M | G, try_unix_socket, 0, 0, NULL},
-    {"a local socket", I | D | V, try_unix_socket, DIES, 0, "socket"},
-    {"a network socket", M | G, try_inet_socket, 0, 0, NULL},
-    {"a network socket", I | D | V, try_inet_socket, DIES, 0, "socket"},
+    {"a local socket", ALL, try_unix_socket, DIES, 0, "socket"},
+    {"a network socket", ALL, try_inet_socket, DIES, 0, "socket"},
     {"a packet socket", ALL, try_packet_socket, DIES, 0, "socket"},
     {"a netlink socket", ALL, try_netlink_socket, DIES, 0, "socket"},
-    {"listening at a port", M, try_bind_port, -EACCES, 4, NULL},
+    {"a port of its own", ALL, try_bind_port, DIES, 0, "bind"},
+    {"a connection by a socket that was given", M | G, try_connect, -ECONNREFUSED, 0, NULL},
+    {"a connection by a socket that was given", I | D | V, try_connect, DIES, 0, "connect"},
     {"a file of its own", M | G, try_open_own, 0, 0, NULL},
     {"a file of another machine", M | G, try_open_neighbours, -EACCES, 1, NULL},
     {"a file beside the machines", M | G, try_make_beside, -EACCES, 1, NULL},
     {"a file of the host", M | G, try_open_passwords, -EACCES, 1, NULL},
+    {"a file of the host, upwards", M | G, try_open_above, -EACCES, 1, NULL},
     {"a library", M | G, try_open_library, 0, 0, NULL},
     {"writing among libraries", M | G, try_write_library, -EACCES, 1, NULL},
     {"a device", M | G, try_open_device, -EACCES, 1, NULL},
@@ -302,8 +320,8 @@ static int open_dir(const char *name)
 // In a child of the test: as a machine's process does it.
 static void shut_in(void)
 {
-    const struct sandbox_places places = {.machine_dir = open_dir("own"),
-                                          .runtime_dir = open_dir(".")};
+    places = (struct sandbox_places){.machine_dir = open_dir("own"), .runtime_dir = open_dir(".")};
+    given_socket = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct error err = {0};
     log_open(log_pipe[1], LOG_LEVEL_ERROR);
     if (sandbox_shut(&places, &err) < 0) {
@@ -413,6 +431,100 @@ static unsigned long own_status(const char *field)
     return value;
 }
 
+// ---- what namespaces stop, without any filter ----
+
+static int try_new_connection(int family, const void *address, socklen_t size)
+{
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    return fd < 0 ? -errno : result(connect(fd, address, size));
+}
+
+// Where the parent listens.
+static struct sockaddr_in open_port;
+static struct sockaddr_un open_name; // an abstract one
+
+static int listen_for_all(int family, void *address, socklen_t size)
+{
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert(fd >= 0 && bind(fd, address, size) == 0 && listen(fd, 8) == 0 &&
+              getsockname(fd, address, &size) == 0);
+    return fd;
+}
+
+static int count_names(const char *path)
+{
+    DIR *dir = opendir(path);
+    int count = dir ? 0 : -1;
+    while (dir && readdir(dir))
+        count++;
+    if (dir)
+        closedir(dir);
+    return count;
+}
+
+static bool exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
+// Its exit status names the line that failed.
+static void look_around(void)
+{
+    char other[64];
+    snprintf(other, sizeof(other), "/proc/%d", (int)parent);
+    const bool fine[] = {
+        try_new_connection(AF_INET, &open_port, sizeof(open_port)) == -ENETUNREACH,
+        try_new_connection(AF_UNIX, &open_name, sizeof(sa_family_t) + 17) < 0,
+        !exists(other) && !exists("/proc/1") && exists("/proc/self/status"),
+        !exists("/etc/passwd") && !exists("/home") && !exists("/dev/null") && !exists("/tmp"),
+        !exists("/machines/../../etc/passwd"),
+        count_names("/proc") == 3 && count_names("/etc") <= 5,
+        mkdir("/new", 0700) < 0,
+        unshare(CLONE_NEWNS) < 0,
+        fstatat(places.machine_dir, "../own", &(struct stat){0}, 0) == 0,
+        fstatat(places.machine_dir, "../../etc/hostname", &(struct stat){0}, 0) < 0,
+        own_status("CapEff:") == 0,
+        geteuid() == real_user,
+    };
+    for (unsigned i = 0; i < sizeof(fine) / sizeof(fine[0]); i++)
+        if (!fine[i])
+            _exit((int)i + 1);
+    _exit(0);
+}
+
+START_TEST(namespaces_hide_the_host)
+{
+    struct error why = {0};
+    int status;
+    if (sandbox_try_namespaces(&why) < 0) {
+        fprintf(stderr, "no namespaces here: %s\n", why.message);
+        return;
+    }
+    parent = getpid();
+    real_user = geteuid();
+    open_port =
+        (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    open_name = (struct sockaddr_un){.sun_family = AF_UNIX};
+    snprintf(open_name.sun_path + 1, 17, "ferry-%010d", (int)parent);
+    int port = listen_for_all(AF_INET, &open_port, sizeof(open_port));
+    int name = listen_for_all(AF_UNIX, &open_name, sizeof(sa_family_t) + 17);
+    ck_assert_int_eq(try_new_connection(AF_INET, &open_port, sizeof(open_port)), 0);
+    ck_assert_int_eq(try_new_connection(AF_UNIX, &open_name, sizeof(sa_family_t) + 17), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        log_pipe[1] = -1;
+        shut_in();
+        look_around();
+    }
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "line %d of look_around()",
+                  WEXITSTATUS(status));
+    close(port);
+    close(name);
+}
+END_TEST
+
 static int try_what_is_left(void)
 {
     struct rlimit core;
@@ -423,6 +535,45 @@ static int try_what_is_left(void)
         return -2;
     return core.rlim_max == 0 ? 0 : -3;
 }
+
+// Root outside is a user without a name for a machine of an ordinary user.
+static void serve_as_user(const char *path)
+{
+    struct error err = {0};
+    const uid_t user = 65533;
+    if (chown(work, user, user) < 0 || setresgid(user, user, user) < 0 ||
+        setresuid(user, user, user) < 0 || prctl(PR_SET_DUMPABLE, 1) < 0)
+        _exit(1);
+    int fd = local_socket_listen(path, &err);
+    places = (struct sandbox_places){.machine_dir = open_dir("."), .runtime_dir = open_dir("..")};
+    if (fd < 0 || sandbox_enter_namespaces(&places, &err) < 0)
+        _exit(2);
+    struct pollfd client = {.fd = fd, .events = POLLIN};
+    if (poll(&client, 1, 60000) != 1)
+        _exit(3);
+    _exit(local_socket_accept(fd) >= 0 ? 0 : 4);
+}
+
+START_TEST(root_is_let_in)
+{
+    struct error err = {0};
+    char path[100];
+    int status, fd = -1;
+    if (geteuid() != 0 || sandbox_try_namespaces(&err) < 0)
+        return;
+    snprintf(path, sizeof(path), "%s/socket", work);
+    pid_t child = fork();
+    if (child == 0)
+        serve_as_user(path);
+    while (fd < 0 && waitpid(child, &status, WNOHANG) == 0)
+        fd = local_socket_connect(path, &err);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "step %d", WEXITSTATUS(status));
+    close(fd);
+    unlink(path);
+}
+END_TEST
 
 START_TEST(no_privilege_is_left)
 {
@@ -477,6 +628,8 @@ int main(void)
     tcase_set_timeout(tests, 60);
     tcase_add_loop_test(tests, each_thread_gets_what_it_needs, 0, EXPECTATIONS);
     tcase_add_test(tests, denied_call_is_named);
+    tcase_add_test(tests, namespaces_hide_the_host);
+    tcase_add_test(tests, root_is_let_in);
     tcase_add_test(tests, calls_of_other_architectures_end_the_process);
     tcase_add_test(tests, no_privilege_is_left);
     tcase_add_test(tests, unarmed_threads_are_not_filtered);

@@ -581,7 +581,8 @@ START_TEST(tap_carries_frames)
         printf("# a tap can't be made here: %s\n", err.message);
         return;
     }
-    ck_assert_msg(net_tap_create(&backend, fds, _i + 1, &err) == 0, "%s", err.message);
+    ck_assert_msg(net_tap_create(&backend, fds, _i + 1, net_tap_mtu("ferrytap0"), &err) == 0, "%s",
+                  err.message);
     ck_assert_uint_eq(backend->mtu, 1500);
     ck_assert(backend->receive_offloads & NET_OFFLOAD_CHECKSUM);
     card->ops->destroy(card);
@@ -632,7 +633,7 @@ START_TEST(tap_errors_say_what_to_do)
     ck_assert_ptr_nonnull(strstr(err.message, "a-name-that-is-too-long"));
     ck_assert_int_lt(net_tap_open("x", 0, fds, &err), 0);
     fds[0] = open("/dev/null", O_RDWR);
-    ck_assert_int_lt(net_tap_create(&backend, fds, 1, &err), 0);
+    ck_assert_int_lt(net_tap_create(&backend, fds, 1, 0, &err), 0);
     ck_assert_ptr_nonnull(strstr(err.message, "no tap"));
     close(fds[0]);
 }

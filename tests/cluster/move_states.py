@@ -1,0 +1,349 @@
+#!/usr/bin/env python3
+"""move_states: moves by the cluster that are broken at each state of their record.
+
+    tests/cluster/move_states.py [--all] [--only WORDS] [--clusters N]
+
+A ferryd stops at a failure point (docs/cluster.md): the manager's around `reserved`, the target's around `incoming`, the
+source's around `switching`, `done` and `aborted`, the target's around the end. Then something happens to the source's or
+the target's machine, agent, host or link, or to the host that leads the store, which is the source, the target or the
+third; and the stopped one goes on. And machines' own processes kill, stop or cut themselves at each of theirs.
+
+However it ends, there is one owner in the end, the machine runs there and nowhere else, and the witness files say that it
+never ran twice. Without --all a selection that has each point, each fault and each place of the leader.
+"""
+
+import argparse
+import itertools
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+
+from hosts import BUILD, LIMIT, HostError, Hosts, Skipped, end_properly, report, send_signal
+
+# The point, and on whose host it is.
+AGENT_POINTS = {
+    "manager-before-reserved": "manager", "manager-after-reserved": "manager",
+    "agent-receives": "target", "agent-received": "target",
+    "agent-before-incoming": "target", "agent-after-incoming": "target",
+    "agent-before-switching": "source", "agent-after-switching": "source",
+    "agent-moves-out": "source", "agent-moved-out": "source",
+    "arbiter-asked": "source", "arbiter-before-done": "source", "arbiter-after-done": "source",
+    "arbiter-answered": "source",
+    "agent-before-end": "target", "agent-after-end": "target",
+    "agent-before-aborted": "source", "agent-after-aborted": "source",
+}
+FAULTS = ("source-machine", "target-machine", "source-agent", "target-agent", "source-host", "target-host",
+          "leader-host", "link", "source-cut-off", "target-cut-off")
+LEADERS = ("third", "source", "target")
+
+MACHINE_POINTS = {
+    "run": ("source-connecting", "source-preparing", "source-ready", "source-first-round", "source-round",
+            "source-before-freeze", "source-frozen", "source-state", "source-loaded", "source-before-ask",
+            "source-asked", "source-before-commit", "source-after-commit", "source-started", "source-ended"),
+    "receive": ("target-accepting", "target-building", "target-round", "target-state", "target-before-loaded",
+                "target-loaded", "target-before-start", "target-locked", "target-after-start", "target-started"),
+}
+ACTIONS = ("kill", "stop", "stop-long", "cut")
+SIDE_BY_SIDE = 3  # machines of one cluster that break themselves
+
+# Stands in for the program that ferryd starts, beside a copy of it: UUID.run and UUID.receive say where the next such
+# process shall break.
+WRAPPER = """#!/bin/sh
+unset FERRY_FAILURE_POINT
+point={folder}/$2.$1
+if mv "$point" "$point.taken" 2>/dev/null; then
+    FERRY_FAILURE_POINT=$(cat "$point.taken")
+    export FERRY_FAILURE_POINT
+fi
+exec {ferry} "$@"
+"""
+
+
+def wait_for(condition, what, limit=LIMIT):
+    end = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > end:
+            raise RuntimeError(f"not within {limit} s: {what}")
+        time.sleep(0.02)
+
+
+def is_stopped(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "T"
+    except OSError:
+        return False
+
+
+class Lane:
+    """A cluster, and the cases that it does one after another."""
+
+    def __init__(self):
+        self.folder = tempfile.mkdtemp(prefix="ferry-points.")
+        shutil.copy(f"{BUILD}/ferryd", self.folder)
+        with open(f"{self.folder}/ferry", "w", encoding="ascii") as file:
+            file.write(WRAPPER.format(folder=self.folder, ferry=f"{BUILD}/ferry"))
+        os.chmod(f"{self.folder}/ferry", 0o755)
+        try:
+            self.hosts = Hosts(3, options="--host-memory 4G --host-cpus 32",
+                               environment={"FERRYD": f"{self.folder}/ferryd", "failure_points": "yes"})
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
+        self.made, self.unreached, self.lock = 0, 0, threading.Lock()
+
+    def close(self):
+        self.hosts.close()
+        shutil.rmtree(self.folder)
+
+    def create(self, points=None):
+        """A running machine with a disk it writes to: its name and UUID. `points`: process, and where it breaks."""
+        with self.lock:
+            self.made += 1
+            name = f"m{self.made}"
+        image = f"{self.hosts.work}/{name}.img"
+        with open(image, "wb") as file:
+            file.truncate(1 << 20)
+        uuid = self.hosts.create(name, "test=blk mode=loop size=1M seconds=0", "--disk", image, "--stopped")
+        for process, point in (points or {}).items():
+            with open(f"{self.folder}/{uuid}.{process}", "w", encoding="ascii") as file:
+                file.write(point)
+        self.hosts.call_any("vm.start", name=name)
+        if why := self.hosts.await_settled([name]):
+            raise RuntimeError(f"a new machine doesn't run: {why}")
+        return name, uuid
+
+    def end_case(self, name, title, there):
+        with self.lock:
+            self.unreached += not there
+        why = self.hosts.await_settled([name])
+        wrong = [why] if why else []
+        wrong += self.hosts.witnesses()
+        if wrong:
+            wrong += [self.hosts.logs(80)]
+        self.hosts.call_any("vm.delete", name=name)
+        return report(not wrong, title, wrong if there else ["it came out of it before that point", *wrong])
+
+
+# ---- ferryd stops ----
+
+
+def move_leader(hosts, to):
+    """As well as it goes: elections go their own way."""
+    for _ in range(20):
+        try:
+            if hosts.leader() == to:
+                return
+        except HostError:
+            pass
+        hosts.sh(f"store move-leader h{to} >/dev/null 2>&1")
+        time.sleep(0.1)
+
+
+def strike(hosts, fault, source, target, uuid):
+    """What happens, and who has lost power."""
+    if fault.endswith("-machine"):
+        for pid in hosts.machine_pids(source if fault.startswith("source") else target, uuid):
+            send_signal(pid, signal.SIGKILL)
+    elif fault.endswith("-agent"):
+        host = source if fault.startswith("source") else target
+        hosts.sh(f"ferryd_kill {host}")
+    elif fault == "leader-host":
+        hosts.power_off(hosts.led_by)
+    elif fault.endswith("-host"):
+        hosts.power_off(source if fault.startswith("source") else target)
+    elif fault == "link":
+        hosts.sh(f"cut {source} {target}; cut {target} {source}")
+    else:
+        hosts.sh(f"isolate {source if fault.startswith('source') else target}")
+
+
+def stage_of(machine):
+    return (machine.get("migration") or {}).get("stage")
+
+
+def agent_case(lane, point, fault, leader):
+    hosts = lane.hosts
+    name, uuid = lane.create()
+    source = int(hosts.show(name)["host"][1:])
+    target, third = source % 3 + 1, (source + 1) % 3 + 1
+    hosts.led_by = {"source": source, "target": target, "third": third}[leader]
+    move_leader(hosts, hosts.led_by)
+    where = {"source": source, "target": target}.get(AGENT_POINTS[point])
+    if where is None:
+        wait_for(lambda: hosts.call_any("cluster.status").get("manager"), "somebody manages")
+        where = int(hosts.call_any("cluster.status")["manager"][1:])
+    armed = f"{hosts.work}/point{where}"
+    aborts = "aborted" in point
+    if aborts:  # it waits at `reserved` then
+        hosts.signal_ferryd(target, signal.SIGSTOP)
+    with open(f"{armed}.new", "w", encoding="ascii") as file:
+        file.write(f"{point}:stop")
+    os.rename(f"{armed}.new", armed)
+    asked = [third, source]
+    ask(hosts, asked, "vm.migrate", name=name, to=f"h{target}")
+    if aborts:
+        wait_for(lambda: stage_of(ask(hosts, asked, "vm.show", name=name)) == "reserved", "reserved")
+        ask(hosts, asked, "vm.cancel_move", name=name)
+    stopped = hosts.ferryd(where)
+    there = True
+    try:
+        wait_for(lambda: not os.path.exists(armed) and is_stopped(stopped), point, 20)
+    except RuntimeError:
+        there = False  # the move was over before: a fence, an election
+        if os.path.exists(armed):
+            os.unlink(armed)
+    if aborts:
+        hosts.signal_ferryd(target, signal.SIGCONT)
+    strike(hosts, fault, source, target, uuid)
+    if where not in hosts.off and hosts.ferryd(where):
+        hosts.signal_ferryd(where, signal.SIGCONT)
+    time.sleep({"machine": 0, "agent": 0.3, "host": 1.0}.get(fault.rsplit("-", 1)[1] if "-" in fault else "", 1.5))
+    hosts.heal()
+    title = f"{point}, then {fault}, the leader is the {leader}"
+    return lane.end_case(name, title, there)
+
+
+def ask(hosts, whom, method, **params):
+    """Of whoever answers first, for a while: an election may be under way."""
+    end = time.monotonic() + 60
+    while True:
+        for host in whom:
+            try:
+                return hosts.call(host, method, timeout=2, **params)
+            except HostError as error:
+                why = error
+        if time.monotonic() > end:
+            raise why
+        time.sleep(0.1)
+
+
+# ---- machines break themselves ----
+
+
+def machine_case(lane, process, point, action):
+    hosts = lane.hosts
+    name, uuid = lane.create({process: f"{point}:{action.split('-')[0]}"})
+    source = int(hosts.show(name)["host"][1:])
+    target = source % 3 + 1
+    where = source if process == "run" else target
+    before = set(hosts.machine_pids(source, uuid))
+    hosts.call_any("vm.migrate", name=name, to=f"h{target}")
+    stopped = []
+
+    def has_come():
+        if action.startswith("stop"):
+            stopped[:] = [pid for pid in hosts.machine_pids(where, uuid) if is_stopped(pid)]
+            return bool(stopped)
+        if action == "kill" and process == "run":
+            return not before & set(hosts.machine_pids(source, uuid))
+        return os.path.exists(f"{lane.folder}/{uuid}.{process}.taken")
+
+    there = True
+    try:
+        wait_for(has_come, point, 20)
+    except RuntimeError:
+        there = False
+    if stopped:
+        time.sleep(3 if action == "stop-long" else 0.3)
+        for pid in stopped:
+            send_signal(pid, signal.SIGCONT)
+    return lane.end_case(name, f"{point}: {action}", there)
+
+
+# ---- which ----
+
+
+def all_cases():
+    for number, (point, fault) in enumerate(itertools.product(AGENT_POINTS, FAULTS)):
+        yield agent_case, (point, fault, LEADERS[number % len(LEADERS)])
+    for process, points in MACHINE_POINTS.items():
+        for point, action in itertools.product(points, ACTIONS):
+            yield machine_case, (process, point, action)
+
+
+def core_cases():
+    """Each fault and each place of the leader once, at the points around the switch above all."""
+    points = ("agent-after-switching", "arbiter-asked", "arbiter-before-done", "arbiter-after-done", "agent-before-end",
+              "agent-after-incoming", "agent-before-aborted", "arbiter-answered", "agent-moved-out",
+              "manager-after-reserved")
+    for number, (point, fault) in enumerate(zip(points, FAULTS)):
+        yield agent_case, (point, fault, LEADERS[number % len(LEADERS)])
+    yield agent_case, ("arbiter-after-done", "leader-host", "source")
+    yield agent_case, ("arbiter-before-done", "target-machine", "third")
+    for number, (process, point) in enumerate((p, q) for p in MACHINE_POINTS for q in MACHINE_POINTS[p][-6:]):
+        yield machine_case, (process, point, ACTIONS[number % len(ACTIONS)])
+
+
+class Cases:
+    def __init__(self, cases):
+        self.lock, self.agents, self.machines = threading.Lock(), [], []
+        self.failed, self.done, self.unreached, self.skipped = [], 0, 0, ""
+        for case in cases:
+            (self.agents if case[0] is agent_case else self.machines).append(case)
+
+    def take(self, whose):
+        with self.lock:
+            return whose.pop(0) if whose and not self.skipped else None
+
+    def work(self, lane, whose):
+        """One after another. A fault that hits hosts must not meet another case, so those have a cluster alone."""
+        while lane and (case := self.take(whose)):
+            title = " ".join(case[1])
+            try:
+                fine = case[0](lane, *case[1])
+            except (RuntimeError, HostError, OSError) as error:
+                fine = report(False, title, [repr(error), lane.hosts.logs(60)])
+            with self.lock:
+                self.done += 1
+                if not fine:
+                    self.failed.append(title)
+
+    def lead(self, whose, side_by_side):
+        try:
+            lane = Lane() if whose else None
+        except Skipped as why:
+            self.skipped = str(why)
+            return
+        try:
+            threads = [threading.Thread(target=self.work, args=(lane, whose), daemon=True) for _ in range(side_by_side)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            if lane:
+                self.unreached += lane.unreached
+                lane.close()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--only", metavar="WORDS", default="", help="cases with all of these words")
+    parser.add_argument("--clusters", type=int, default=1, help="for cases that stop a ferryd; machines have one more")
+    arguments = parser.parse_args()
+    end_properly()
+    wanted = all_cases() if arguments.all or arguments.only else core_cases()
+    cases = Cases([case for case in wanted if all(word in case[1] for word in arguments.only.split())])
+    begun = time.monotonic()
+    leads = [(cases.agents, 1)] * arguments.clusters + [(cases.machines, SIDE_BY_SIDE)]
+    threads = [threading.Thread(target=cases.lead, args=lead, daemon=True) for lead in leads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if cases.skipped:
+        print(cases.skipped)
+        return 0
+    print(f"# {cases.done} cases in {time.monotonic() - begun:.0f} s, {cases.unreached} of them over before their point; "
+          f"failed: {'; '.join(cases.failed) or 'none'}")
+    return 1 if cases.failed or not cases.done else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
