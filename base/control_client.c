@@ -9,11 +9,14 @@
 #include "base/clock.h"
 #include "base/control_server.h"
 #include "base/local_socket.h"
+#include "base/tls_stream.h"
 
 enum { FDS_IN_REQUEST = CONTROL_FDS_IN_MESSAGE };
 
 struct control_client {
     int fd;
+    struct tls_stream *stream; // instead of fd
+    const char *peer;          // what is at the other end, for people
     char *input;
     size_t length, capacity;
     json_t *features; // of the server's hello
@@ -58,6 +61,12 @@ static int receive_more(struct control_client *client, uint64_t limit)
         client->input = grown;
         client->capacity = capacity;
     }
+    if (client->stream) {
+        ssize_t n = tls_stream_read(client->stream, client->input + client->length,
+                                    client->capacity - client->length, limit);
+        client->length += n > 0 ? (size_t)n : 0;
+        return n > 0 ? 0 : n == 0 ? -ECONNRESET : (int)n;
+    }
     int r = wait_ready(client, POLLIN, limit);
     if (r)
         return r;
@@ -93,18 +102,21 @@ static int next_message(struct control_client *client, uint64_t limit, json_t **
     }
 }
 
-static int describe(int code, struct error *err)
+static int describe(const struct control_client *client, int code, struct error *err)
 {
     switch (-code) {
     case ETIMEDOUT:
-        return error_set(err, ETIMEDOUT, "the machine doesn't answer");
+        return error_set(err, ETIMEDOUT, "%s doesn't answer", client->peer);
     case ECONNRESET:
     case EPIPE:
-        return error_set(err, ECONNRESET, "the machine's process has ended");
+        return client->stream ? error_set(err, ECONNRESET, "%s closed the connection", client->peer)
+                              : error_set(err, ECONNRESET, "%s's process has ended", client->peer);
     case EPROTO:
+        if (client->stream && tls_stream_fault(client->stream)[0])
+            return error_set(err, EPROTO, "TLS: %s", tls_stream_fault(client->stream));
         return error_set(err, EPROTO, "the answer is not of the control protocol");
     default:
-        return error_set_errno(err, -code, "talking to the machine");
+        return error_set_errno(err, -code, "talking to %s", client->peer);
     }
 }
 
@@ -115,18 +127,22 @@ static int take_hello(struct control_client *client, uint64_t limit, struct erro
     int r = next_message(client, limit, &message);
     if (r) {
         json_decref(message);
-        return describe(r, err);
+        return describe(client, r, err);
     }
+    const json_t *refused = json_object_get(message, "refused");
+    const char *why = json_string_value(json_object_get(refused, "message"));
     const char *protocol =
         json_string_value(json_object_get(json_object_get(message, "hello"), "protocol"));
     size_t major = strcspn(CONTROL_PROTOCOL, ".") + 1; // with the point
-    if (!protocol)
-        r = describe(-EPROTO, err);
+    if (refused)
+        r = error_set(err, EACCES, "%.500s", why ? why : "it refused");
+    else if (!protocol)
+        r = describe(client, -EPROTO, err);
     else if (strncmp(protocol, CONTROL_PROTOCOL, major) != 0)
         r = error_set(err, EPROTO,
-                      "the machine speaks version %.20s of the control protocol and this ferry "
+                      "%s speaks version %.20s of the control protocol and this ferry "
                       "%s: use the ferry that started it",
-                      protocol, CONTROL_PROTOCOL);
+                      client->peer, protocol, CONTROL_PROTOCOL);
     client->features = json_incref(json_object_get(json_object_get(message, "hello"), "features"));
     json_decref(message);
     return r;
@@ -142,6 +158,19 @@ bool control_client_has_feature(const struct control_client *client, const char 
     return false;
 }
 
+// With its hello; closes what it was made of if that fails.
+static int begin(struct control_client **out, struct control_client *client, int timeout_ms,
+                 struct error *err)
+{
+    client->events = json_array();
+    int r = take_hello(client, limit_after(timeout_ms), err);
+    if (r)
+        control_client_close(client);
+    else
+        *out = client;
+    return r;
+}
+
 int control_client_connect(struct control_client **out, const char *path, int timeout_ms,
                            struct error *err)
 {
@@ -154,20 +183,31 @@ int control_client_connect(struct control_client **out, const char *path, int ti
         return error_set(err, ENOMEM, "out of memory");
     }
     client->fd = fd;
-    client->events = json_array();
-    int r = take_hello(client, limit_after(timeout_ms), err);
-    if (r)
-        control_client_close(client);
-    else
-        *out = client;
-    return r;
+    client->peer = "the machine";
+    return begin(out, client, timeout_ms, err);
+}
+
+int control_client_begin(struct control_client **out, struct tls_stream *stream, int timeout_ms,
+                         struct error *err)
+{
+    struct control_client *client = calloc(1, sizeof(*client));
+    if (!client) {
+        tls_stream_close(stream);
+        return error_set(err, ENOMEM, "out of memory");
+    }
+    client->fd = -1;
+    client->stream = stream;
+    client->peer = "ferryd";
+    return begin(out, client, timeout_ms, err);
 }
 
 void control_client_close(struct control_client *client)
 {
     if (!client)
         return;
-    close(client->fd);
+    if (client->fd >= 0)
+        close(client->fd);
+    tls_stream_close(client->stream);
     free(client->input);
     json_decref(client->features);
     json_decref(client->events);
@@ -182,6 +222,8 @@ static int send_text(struct control_client *client, const char *text, size_t len
         struct cmsghdr header;
         char space[CMSG_SPACE(FDS_IN_REQUEST * sizeof(int))];
     } control = {0};
+    if (client->stream)
+        return fd_count ? -ENOTSUP : tls_stream_write(client->stream, text, length, limit);
     struct iovec part = {(char *)text, length};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
     if (fd_count) {
@@ -263,7 +305,7 @@ int control_client_call(struct control_client *client, const char *method, json_
             json_decref(message); // the late answer to a request that was given up
         }
     }
-    return describe(r, err);
+    return describe(client, r, err);
 }
 
 int control_client_next_event(struct control_client *client, int timeout_ms, json_t **event,
@@ -284,11 +326,11 @@ int control_client_next_event(struct control_client *client, int timeout_ms, jso
         }
         json_decref(message);
         if (r)
-            return describe(r, err);
+            return describe(client, r, err);
     }
 }
 
 pid_t control_client_peer_pid(const struct control_client *client)
 {
-    return local_socket_peer_pid(client->fd);
+    return client->stream ? 0 : local_socket_peer_pid(client->fd);
 }

@@ -1,4 +1,5 @@
-// The other end of a control socket, for programs that may wait: the command line and tests.
+// The other end of a control socket, or of ferryd's over TLS, for programs that may wait: the
+// command line and tests.
 #pragma once
 
 #include <jansson.h>
@@ -8,10 +9,15 @@
 #include "base/error.h"
 
 struct control_client;
+struct tls_stream;
 
 // Connects and takes the hello; a server of another major protocol is refused. 0 or a sentence.
 int control_client_connect(struct control_client **client, const char *path, int timeout_ms,
                            struct error *err);
+// The same by a stream, which it takes over whatever comes of it. -EACCES when the other side
+// refused to serve: with its reason.
+int control_client_begin(struct control_client **client, struct tls_stream *stream, int timeout_ms,
+                         struct error *err);
 void control_client_close(struct control_client *client);
 // Whether its hello named that feature (docs/control.md).
 bool control_client_has_feature(const struct control_client *client, const char *feature);
@@ -26,5 +32,5 @@ int control_client_call(struct control_client *client, const char *method, json_
 // The next event, after events.subscribe: a new object. -ETIMEDOUT, -ECONNRESET.
 int control_client_next_event(struct control_client *client, int timeout_ms, json_t **event,
                               struct error *err);
-// The server's process.
+// The server's process; 0 where it isn't on this host.
 pid_t control_client_peer_pid(const struct control_client *client);

@@ -15,6 +15,8 @@ enum { RECEIVE_SIZE = 64 * 1024, DRAIN_MS = 1000 };
 
 struct connection {
     struct control_server *server;
+    const struct control_service *service; // that it may use
+    void (*gone)(void *opaque);            // NULL, or who is told when it doesn't any more
     struct connection *next;
     uv_poll_t poll;
     int fd;
@@ -149,6 +151,8 @@ static void connection_close(struct connection *connection)
         r->connection = NULL;
     for (unsigned i = 0; i < connection->fd_count; i++)
         close(connection->fds[i]);
+    if (connection->gone)
+        connection->gone(connection->service->opaque);
     uv_poll_stop(&connection->poll);
     close(connection->fd);
     uv_close((uv_handle_t *)&connection->poll, connection_free);
@@ -282,10 +286,10 @@ int control_request_take_fd(struct control_request *request, const json_t *value
 
 // ---- requests ----
 
-static json_t *hello_message(const struct control_server *server)
+static json_t *hello_message(const struct control_service *service)
 {
     json_t *features = json_array();
-    for (const struct control_service *s = server->service; s; s = s->more)
+    for (const struct control_service *s = service; s; s = s->more)
         for (const char *const *f = s->features; *f; f++)
             json_array_append_new(features, json_string(*f));
     return json_pack("{s:s, s:s, s:o}", "protocol", CONTROL_PROTOCOL, "server",
@@ -296,7 +300,7 @@ static void request_dispatch(struct control_request *request, const char *method
 {
     struct connection *connection = request->connection;
     if (strcmp(method, "hello") == 0) {
-        control_request_reply(request, hello_message(connection->server));
+        control_request_reply(request, hello_message(connection->service));
         return;
     }
     if (strcmp(method, "events.subscribe") == 0) {
@@ -304,7 +308,7 @@ static void request_dispatch(struct control_request *request, const char *method
         control_request_reply(request, json_object());
         return;
     }
-    for (const struct control_service *s = connection->server->service; s; s = s->more) {
+    for (const struct control_service *s = connection->service; s; s = s->more) {
         for (const struct control_method *m = s->methods; m->name; m++) {
             if (strcmp(m->name, method) == 0) {
                 m->call(s->opaque, request, params);
@@ -508,7 +512,9 @@ static void on_connection(uv_poll_t *poll, int status, int events)
     drain_check(server);
 }
 
-static void connection_add(struct control_server *server, int fd)
+// The descriptor is the server's once this succeeded.
+static int connection_add(struct control_server *server, int fd,
+                          const struct control_service *service, void (*gone)(void *opaque))
 {
     struct connection *connection = NULL;
     if (server->connection_count < CONTROL_CLIENTS_LIMIT)
@@ -516,21 +522,30 @@ static void connection_add(struct control_server *server, int fd)
     if (!connection || uv_poll_init(server->loop, &connection->poll, fd) != 0) {
         log_warning("refused a control client: %s",
                     connection ? "no memory" : "there are too many");
+        bool full = !connection;
         free(connection);
-        close(fd);
-        return;
+        return full ? -EBUSY : -ENOMEM;
     }
     connection->server = server;
+    connection->service = service;
+    connection->gone = gone;
     connection->fd = fd;
     connection->poll.data = connection;
     connection->next = server->connections;
     server->connections = connection;
     server->connection_count++;
-    json_t *message = json_pack("{s:o}", "hello", hello_message(server));
+    json_t *message = json_pack("{s:o}", "hello", hello_message(service));
     if (message)
         append_line(connection, message);
     json_decref(message);
     connection_settle(connection);
+    return 0;
+}
+
+int control_server_adopt(struct control_server *server, int fd,
+                         const struct control_service *service, void (*gone)(void *opaque))
+{
+    return connection_add(server, fd, service, gone);
 }
 
 static void on_listener(uv_poll_t *poll, int status, int events)
@@ -538,7 +553,8 @@ static void on_listener(uv_poll_t *poll, int status, int events)
     struct control_server *server = poll->data;
     int fd;
     while ((fd = local_socket_accept(server->listen_fd)) >= 0)
-        connection_add(server, fd);
+        if (connection_add(server, fd, server->service, NULL) != 0)
+            close(fd);
 }
 
 // ---- events ----

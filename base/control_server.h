@@ -56,6 +56,12 @@ int control_server_create(struct control_server **server, uv_loop_t *loop, int l
 // Ends all connections. Requests not yet answered are forgotten (answering them later is allowed
 // and does nothing). Its handles are gone when the loop has run once more. NULL is allowed.
 void control_server_destroy(struct control_server *server);
+// Serves somebody who came another way, through `fd` (a connected stream socket, non-blocking,
+// which belongs to the server once this succeeded), by the methods of `service`. The same limits
+// hold. `gone` is called, with the service's `opaque`, when nothing uses the service any more. 0,
+// -EBUSY when there are too many, or -ENOMEM.
+int control_server_adopt(struct control_server *server, int fd,
+                         const struct control_service *service, void (*gone)(void *opaque));
 // Sends an event to the subscribers. Takes `data` over; NULL stands for an empty object.
 void control_server_event(struct control_server *server, const char *event, json_t *data);
 // Calls `done` once when all that is queued was sent, or after a second; perhaps before it returns.

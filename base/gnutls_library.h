@@ -7,6 +7,7 @@
 #pragma once
 
 #include <gnutls/gnutls.h>
+#include <gnutls/x509.h>
 
 #include "base/error.h"
 
@@ -37,11 +38,21 @@
     X(gnutls_session_set_verify_cert)                                                              \
     X(gnutls_strerror)                                                                             \
     X(gnutls_certificate_get_peers)                                                                \
-    X(gnutls_certificate_verify_peers3)                                                            \
     X(gnutls_credentials_get)                                                                      \
     X(gnutls_session_get_ptr)                                                                      \
     X(gnutls_session_set_ptr)                                                                      \
     X(gnutls_session_set_verify_function)                                                          \
+    X(gnutls_alpn_get_selected_protocol)                                                           \
+    X(gnutls_alpn_set_protocols)                                                                   \
+    X(gnutls_certificate_verify_peers)                                                             \
+    X(gnutls_session_set_verify_cert2)                                                             \
+    X(gnutls_x509_crt_deinit)                                                                      \
+    X(gnutls_x509_crt_get_activation_time)                                                         \
+    X(gnutls_x509_crt_get_dn_by_oid)                                                               \
+    X(gnutls_x509_crt_get_expiration_time)                                                         \
+    X(gnutls_x509_crt_get_key_purpose_oid)                                                         \
+    X(gnutls_x509_crt_import)                                                                      \
+    X(gnutls_x509_crt_init)                                                                        \
     X(gnutls_transport_set_errno)                                                                  \
     X(gnutls_transport_set_int2)                                                                   \
     X(gnutls_transport_set_ptr)                                                                    \
@@ -90,7 +101,6 @@ int gnutls_library_load(struct error *err);
 #define gnutls_session_set_verify_cert        gnutls_library.gnutls_session_set_verify_cert
 #define gnutls_strerror                       gnutls_library.gnutls_strerror
 #define gnutls_certificate_get_peers          gnutls_library.gnutls_certificate_get_peers
-#define gnutls_certificate_verify_peers3      gnutls_library.gnutls_certificate_verify_peers3
 #define gnutls_credentials_get                gnutls_library.gnutls_credentials_get
 #define gnutls_session_get_ptr                gnutls_library.gnutls_session_get_ptr
 #define gnutls_session_set_ptr                gnutls_library.gnutls_session_set_ptr
@@ -101,5 +111,16 @@ int gnutls_library_load(struct error *err);
 #define gnutls_transport_set_pull_function    gnutls_library.gnutls_transport_set_pull_function
 #define gnutls_transport_set_pull_timeout_function                                                 \
     gnutls_library.gnutls_transport_set_pull_timeout_function
-#define gnutls_transport_set_push_function gnutls_library.gnutls_transport_set_push_function
+#define gnutls_transport_set_push_function  gnutls_library.gnutls_transport_set_push_function
+#define gnutls_alpn_get_selected_protocol   gnutls_library.gnutls_alpn_get_selected_protocol
+#define gnutls_alpn_set_protocols           gnutls_library.gnutls_alpn_set_protocols
+#define gnutls_certificate_verify_peers     gnutls_library.gnutls_certificate_verify_peers
+#define gnutls_session_set_verify_cert2     gnutls_library.gnutls_session_set_verify_cert2
+#define gnutls_x509_crt_deinit              gnutls_library.gnutls_x509_crt_deinit
+#define gnutls_x509_crt_get_activation_time gnutls_library.gnutls_x509_crt_get_activation_time
+#define gnutls_x509_crt_get_dn_by_oid       gnutls_library.gnutls_x509_crt_get_dn_by_oid
+#define gnutls_x509_crt_get_expiration_time gnutls_library.gnutls_x509_crt_get_expiration_time
+#define gnutls_x509_crt_get_key_purpose_oid gnutls_library.gnutls_x509_crt_get_key_purpose_oid
+#define gnutls_x509_crt_import              gnutls_library.gnutls_x509_crt_import
+#define gnutls_x509_crt_init                gnutls_library.gnutls_x509_crt_init
 #endif

@@ -126,11 +126,17 @@ int tls_credentials_none(struct tls_credentials **out, struct error *err)
     return make_credentials(out, err);
 }
 
+// What a certificate must be good for. One without such a list is good for everything.
+static gnutls_typed_vdata_st of_host[] = {
+    {.type = GNUTLS_DT_KEY_PURPOSE_OID, .data = (unsigned char *)GNUTLS_KP_TLS_WWW_SERVER}};
+static gnutls_typed_vdata_st of_client[] = {
+    {.type = GNUTLS_DT_KEY_PURPOSE_OID, .data = (unsigned char *)GNUTLS_KP_TLS_WWW_CLIENT}};
+
 static const char *certificate_fault(gnutls_session_t session)
 {
     unsigned status = gnutls_session_get_verify_cert_status(session);
     if (status == (unsigned)-1) // one of our own functions looked at it
-        gnutls_certificate_verify_peers3(session, NULL, &status);
+        gnutls_certificate_verify_peers(session, of_host, 1, &status);
     if (status & GNUTLS_CERT_UNEXPECTED_OWNER)
         return "it is for another host than --tls-name says";
     if (status & GNUTLS_CERT_SIGNER_NOT_FOUND)
@@ -141,6 +147,9 @@ static const char *certificate_fault(gnutls_session_t session)
         return "it isn't valid yet (is the clock right?)";
     if (status & GNUTLS_CERT_INSECURE_ALGORITHM)
         return "its key or signature is too weak";
+    if (status &
+        GNUTLS_CERT_PURPOSE_MISMATCH) // last: a session that admits clients has other faults
+        return "it is a client's, and a host's is needed";
     return "it isn't valid";
 }
 
@@ -203,16 +212,117 @@ int tls_session_open(gnutls_session_t *session, const struct tls_credentials *c,
     }
     if (server)
         gnutls_certificate_server_set_request(*session, GNUTLS_CERT_REQUIRE);
-    gnutls_session_set_verify_cert(*session, peer_name, 0);
+    // A name implies the purpose: certificates for clients alone carry none that would match.
+    if (peer_name)
+        gnutls_session_set_verify_cert(*session, peer_name, 0);
+    else
+        gnutls_session_set_verify_cert2(*session, of_host, 1, 0);
     return 0;
+}
+
+// ---- whose certificate it is ----
+
+void tls_session_admit_clients(gnutls_session_t session)
+{
+    gnutls_session_set_verify_cert2(session, of_client, 1, 0);
+}
+
+static void take_name(gnutls_x509_crt_t certificate, const char *oid, char text[TLS_NAME_SIZE])
+{
+    size_t size = TLS_NAME_SIZE;
+    if (gnutls_x509_crt_get_dn_by_oid(certificate, oid, 0, 0, text, &size) < 0)
+        text[0] = 0;
+    text[TLS_NAME_SIZE - 1] = 0;
+}
+
+// As GnuTLS judges by it: no list, or the purpose in it, or "any".
+static bool may_serve(gnutls_x509_crt_t certificate)
+{
+    char oid[64];
+    for (unsigned i = 0;; i++) {
+        size_t size = sizeof(oid);
+        int code = gnutls_x509_crt_get_key_purpose_oid(certificate, i, oid, &size, NULL);
+        if (code == GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE)
+            return i == 0;
+        if (code == GNUTLS_E_SHORT_MEMORY_BUFFER)
+            continue;
+        if (code < 0)
+            return false;
+        if (strcmp(oid, GNUTLS_KP_TLS_WWW_SERVER) == 0 || strcmp(oid, GNUTLS_KP_ANY) == 0)
+            return true;
+    }
+}
+
+static bool take_subject(const gnutls_datum_t *bytes, gnutls_x509_crt_fmt_t format,
+                         struct tls_subject *subject)
+{
+    gnutls_x509_crt_t certificate;
+    *subject = (struct tls_subject){.client = true};
+    if (gnutls_x509_crt_init(&certificate) < 0)
+        return false;
+    bool good = gnutls_x509_crt_import(certificate, bytes, format) >= 0;
+    if (good) {
+        subject->client = !may_serve(certificate);
+        take_name(certificate, GNUTLS_OID_X520_COMMON_NAME, subject->name);
+        take_name(certificate, "2.5.4.5", subject->id); // serialNumber (RFC 4519)
+        take_name(certificate, GNUTLS_OID_X520_ORGANIZATIONAL_UNIT_NAME, subject->unit);
+        subject->begins = gnutls_x509_crt_get_activation_time(certificate);
+        subject->ends = gnutls_x509_crt_get_expiration_time(certificate);
+    }
+    gnutls_x509_crt_deinit(certificate);
+    return good;
+}
+
+bool tls_session_subject(gnutls_session_t session, struct tls_subject *subject)
+{
+    unsigned count = 0;
+    const gnutls_datum_t *list = gnutls_certificate_get_peers(session, &count);
+    *subject = (struct tls_subject){.client = true};
+    return list && count && take_subject(&list[0], GNUTLS_X509_FMT_DER, subject);
+}
+
+int tls_file_subject(struct tls_source certificate, struct tls_subject *subject, struct error *err)
+{
+    gnutls_datum_t pem = {0};
+    int rc = gnutls_library_load(err);
+    if (rc == 0)
+        rc = read_source(&certificate, "certificate", &pem, err);
+    if (rc < 0)
+        return rc;
+    bool good = take_subject(&pem, GNUTLS_X509_FMT_PEM, subject);
+    forget(&pem);
+    return good ? 0
+                : error_set(err, EINVAL, "TLS: certificate '%s': it can't be read",
+                            certificate.name);
+}
+
+// ---- which protocol is spoken inside ----
+
+int tls_session_offer(gnutls_session_t session, const char *const *names, unsigned count)
+{
+    enum { MOST = 4 };
+    gnutls_datum_t list[MOST];
+    if (count > MOST)
+        return -EINVAL;
+    for (unsigned i = 0; i < count; i++)
+        list[i] =
+            (gnutls_datum_t){(unsigned char *)(uintptr_t)names[i], (unsigned)strlen(names[i])};
+    return gnutls_alpn_set_protocols(session, list, count, 0) < 0 ? -ENOMEM : 0;
+}
+
+bool tls_session_speaks(gnutls_session_t session, const char *name)
+{
+    gnutls_datum_t selected = {0};
+    return gnutls_alpn_get_selected_protocol(session, &selected) >= 0 &&
+           selected.size == strlen(name) && memcmp(selected.data, name, selected.size) == 0;
 }
 
 // ---- before somebody has a certificate ----
 
-static int verify_peer(gnutls_session_t session)
+static int verify_peer(gnutls_session_t session, gnutls_typed_vdata_st *purpose)
 {
     unsigned status = 0;
-    int code = gnutls_certificate_verify_peers3(session, NULL, &status);
+    int code = gnutls_certificate_verify_peers(session, purpose, 1, &status);
     return code < 0 || status ? GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR : 0;
 }
 
@@ -232,7 +342,7 @@ static int verify_pinned(gnutls_session_t session)
         if (gnutls_credentials_get(session, GNUTLS_CRD_CERTIFICATE, (void **)&certificates) < 0 ||
             gnutls_certificate_set_x509_trust_mem(certificates, &list[i], GNUTLS_X509_FMT_DER) < 0)
             break;
-        return verify_peer(session);
+        return verify_peer(session, of_host);
     }
     return GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR;
 }
@@ -251,7 +361,7 @@ bool tls_session_is_stranger(gnutls_session_t session)
 
 static int verify_unless_stranger(gnutls_session_t session)
 {
-    return tls_session_is_stranger(session) ? 0 : verify_peer(session);
+    return tls_session_is_stranger(session) ? 0 : verify_peer(session, of_client);
 }
 
 void tls_session_admit_strangers(gnutls_session_t session)

@@ -36,11 +36,40 @@ int tls_ca_fingerprint(struct tls_source ca, uint8_t fingerprint[TLS_FINGERPRINT
 void tls_credentials_free(struct tls_credentials *credentials);
 
 // A session that is ready for a transport and a handshake; gnutls_deinit() ends it. `flags` are
-// GnuTLS's, beyond server or client. A peer without a certificate of the CA fails the handshake;
-// where `peer_name` isn't NULL (it must outlive the session) the certificate must also be for that
-// DNS name or address. 0 or -errno.
+// GnuTLS's, beyond server or client. A peer without a certificate of the CA fails the handshake,
+// and so does one whose certificate is for clients alone (its extended key usage names client
+// authentication and not server authentication): that can't stand for a host. Where `peer_name`
+// isn't NULL (it must outlive the session) the certificate must also be for that DNS name or
+// address. 0 or -errno.
 int tls_session_open(gnutls_session_t *session, const struct tls_credentials *credentials,
                      bool server, unsigned flags, const char *peer_name);
+
+// ---- whose certificate it is ----
+
+// For a server's session: certificates that are for clients alone are let in too.
+void tls_session_admit_clients(gnutls_session_t session);
+
+enum { TLS_NAME_SIZE = 65 };
+// What a certificate says of who has it.
+struct tls_subject {
+    bool client;              // good for clients alone
+    char name[TLS_NAME_SIZE]; // its common name
+    char id[TLS_NAME_SIZE]; // the serial number in its subject (not its own); "" where it has none
+    char unit[TLS_NAME_SIZE]; // the organizational unit; "" where it has none
+    int64_t begins, ends;     // seconds since 1970
+};
+// After the handshake: the other side's. False when it showed none.
+bool tls_session_subject(gnutls_session_t session, struct tls_subject *subject);
+// That of a file's first certificate. 0 or a sentence.
+int tls_file_subject(struct tls_source certificate, struct tls_subject *subject, struct error *err);
+
+// ---- which protocol is spoken inside ----
+
+// Before the handshake: the names, in the order of preference. A client's are offers; a server
+// takes one of its own, or none when the client offered none of them. 0 or -errno.
+int tls_session_offer(gnutls_session_t session, const char *const *names, unsigned count);
+// After it: whether it is this one.
+bool tls_session_speaks(gnutls_session_t session, const char *name);
 
 // ---- before somebody has a certificate ----
 
@@ -49,8 +78,8 @@ int tls_credentials_none(struct tls_credentials **out, struct error *err);
 // For a client's session of those: the other side must show a CA's certificate with this SHA-256,
 // and its own must be signed by it. `fingerprint` outlives the session.
 void tls_session_pin(gnutls_session_t session, const uint8_t fingerprint[TLS_FINGERPRINT_BYTES]);
-// For a server's session: clients without a certificate are let in too; one that shows another CA's
-// still isn't.
+// For a server's session: clients without a certificate are let in too, and those with one for
+// clients alone; one that shows another CA's still isn't.
 void tls_session_admit_strangers(gnutls_session_t session);
 // After the handshake: whether the other side showed no certificate.
 bool tls_session_is_stranger(gnutls_session_t session);

@@ -14,7 +14,8 @@ struct cluster_options {
     uint64_t ttl;
 };
 
-static const struct option_spec common_options[] = {OPTIONS_FORMAT, OPTIONS_RUNTIME_DIR, {0}};
+static const struct option_spec common_options[] = {
+    OPTIONS_FORMAT, OPTIONS_RUNTIME_DIR, OPTIONS_CLUSTER, {0}};
 
 // Parses, calls, and gives the result; OPTIONS_GO or the status to end with.
 static int ask(const struct subcommand *command, int argc, char **argv, const char *method,
@@ -30,7 +31,7 @@ static int ask(const struct subcommand *command, int argc, char **argv, const ch
         json_object_set_new(params, "ttl_ns", json_integer((json_int_t)o->ttl));
     if (command->least)
         json_object_set_new(params, "host", json_string(arguments[0]));
-    if (daemon_call(o->common.runtime_dir, method, params, result, &err))
+    if (daemon_call(&o->common, method, params, result, &err))
         return daemon_fail(command, &err);
     if (o->common.format != OUTPUT_JSON)
         return OPTIONS_GO;
@@ -262,9 +263,21 @@ static int remove_host(int argc, char **argv)
 }
 
 static const struct subcommand *const subcommands[] = {
-    &cluster_init,  &cluster_join,   &cluster_token,   &cluster_status,
-    &cluster_hosts, &cluster_drain,  &cluster_undrain, &cluster_remove,
-    &cluster_voter, &cluster_backup, &cluster_restore, &cluster_release,
+    &cluster_init,
+    &cluster_join,
+    &cluster_token,
+    &cluster_status,
+    &cluster_hosts,
+    &cluster_drain,
+    &cluster_undrain,
+    &cluster_remove,
+    &cluster_voter,
+    &cluster_backup,
+    &cluster_restore,
+    &cluster_release,
+    &cluster_client_certificate,
+    &cluster_clients,
+    &cluster_client_revoke,
     NULL,
 };
 

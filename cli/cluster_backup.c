@@ -108,7 +108,7 @@ static int backup(int argc, char **argv)
     int status = options_parse(&cluster_backup, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    int r = daemon_call(o.runtime_dir, "cluster.status", NULL, &status_now, &err);
+    int r = daemon_call(&o, "cluster.status", NULL, &status_now, &err);
     if (!r)
         r = open_member(o.runtime_dir, &client, &err);
     if (!r)

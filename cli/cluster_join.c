@@ -30,11 +30,11 @@ static int call_until(const struct join_options *o, const char *method, json_t *
                       json_t **result, struct error *err)
 {
     uint64_t limit = clock_monotonic_ns() + (o->timeout ? o->timeout : 60 * NSEC_PER_SEC);
-    int r = daemon_call(o->common.runtime_dir, method, json_incref(params), result, err);
+    int r = daemon_call(&o->common, method, json_incref(params), result, err);
     while (r && clock_monotonic_ns() < limit) {
         nanosleep(&(struct timespec){.tv_nsec = LOOK_AGAIN_NS}, NULL);
         *err = (struct error){0};
-        r = daemon_call(o->common.runtime_dir, method, json_incref(params), result, err);
+        r = daemon_call(&o->common, method, json_incref(params), result, err);
     }
     json_decref(params);
     return r;
@@ -98,7 +98,7 @@ static int init(int argc, char **argv)
     int status = options_parse(&cluster_init, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    int r = daemon_call(o.common.runtime_dir, "cluster.init", times_of(&o), &result, &err);
+    int r = daemon_call(&o.common, "cluster.init", times_of(&o), &result, &err);
     if (!r && json_object_get(result, "prepared")) {
         // The store is there now; the cluster's settings come next.
         json_decref(result);
@@ -146,8 +146,8 @@ static int join(int argc, char **argv)
     int status = options_parse(&cluster_join, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    int r = daemon_call(o.common.runtime_dir, "cluster.join",
-                        json_pack("{s:s}", "token", arguments[0]), &result, &err);
+    int r = daemon_call(&o.common, "cluster.join", json_pack("{s:s}", "token", arguments[0]),
+                        &result, &err);
     json_decref(result);
     result = NULL;
     if (!r)
@@ -188,8 +188,8 @@ static int restore(int argc, char **argv)
     if (status != OPTIONS_GO)
         return status;
     int r = realpath(arguments[0], path)
-                ? daemon_call(o.common.runtime_dir, "cluster.restore",
-                              json_pack("{s:s}", "file", path), &result, &err)
+                ? daemon_call(&o.common, "cluster.restore", json_pack("{s:s}", "file", path),
+                              &result, &err)
                 : error_set_errno(&err, errno, "backup '%s' can't be opened", arguments[0]);
     json_decref(result);
     result = NULL;
@@ -224,7 +224,7 @@ static int release(int argc, char **argv)
     int status = options_parse(&cluster_release, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    if (daemon_call(o.common.runtime_dir, "cluster.release", NULL, &result, &err))
+    if (daemon_call(&o.common, "cluster.release", NULL, &result, &err))
         return daemon_fail(&cluster_release, &err);
     json_decref(result);
     return STATUS_OK;

@@ -30,6 +30,7 @@ static const struct option_spec options[] = {
      .help = "don't wait"},
     OPTIONS_FORMAT,
     OPTIONS_RUNTIME_DIR,
+    OPTIONS_CLUSTER,
     {0},
 };
 const struct subcommand cluster_voter = {
@@ -65,7 +66,7 @@ static int look(const struct voter_options *o, const json_t *add, const json_t *
 {
     json_t *status = NULL, *member;
     size_t i;
-    int r = daemon_call(o->common.runtime_dir, "cluster.status", NULL, &status, err);
+    int r = daemon_call(&o->common, "cluster.status", NULL, &status, err);
     if (r)
         return r;
     json_array_foreach(json_object_get(status, "members"), i, member)
@@ -123,7 +124,7 @@ static int voter(int argc, char **argv)
         bool goes = replace ? i == 1 : strcmp(action, "remove") == 0;
         json_array_append_new(goes ? remove : add, json_string(arguments[i]));
     }
-    int r = daemon_call(o.common.runtime_dir, "cluster.voter",
+    int r = daemon_call(&o.common, "cluster.voter",
                         json_pack("{s:O, s:O}", "add", add, "remove", remove), &result, &err);
     if (!r && !o.detach)
         r = await(&o, add, remove, &err);

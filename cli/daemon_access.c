@@ -5,34 +5,48 @@
 
 #include "base/control_client.h"
 #include "base/runtime_dir.h"
+#include "cli/cluster_access.h"
 
 enum { CALL_TIMEOUT_MS = 30000 };
 
-int daemon_call(const char *runtime_dir, const char *method, json_t *params, json_t **result,
-                struct error *err)
+static int connect_here(const char *runtime_dir, struct control_client **client, struct error *err)
 {
     struct runtime_dir dir;
-    struct control_client *client = NULL;
     char path[PATH_MAX + 16];
     int r = runtime_dir_open(&dir, runtime_dir, err);
-    if (r) {
-        json_decref(params);
+    if (r)
         return r;
-    }
     snprintf(path, sizeof(path), "%s/.ferryd.sock", dir.path);
-    r = control_client_connect(&client, path, CALL_TIMEOUT_MS, err);
+    r = control_client_connect(client, path, CALL_TIMEOUT_MS, err);
     if (r == -ENOENT || r == -ECONNREFUSED)
         error_set(err, ENOENT, "no ferryd runs for '%s' (`ferryd --help`; docs/cluster.md)",
                   dir.path);
     runtime_dir_close(&dir);
-    if (r) {
-        json_decref(params);
-        return r;
+    return r;
+}
+
+int daemon_call(const struct common_options *common, const char *method, json_t *params,
+                json_t **result, struct error *err)
+{
+    struct control_client *client = NULL;
+    struct cluster_access access = {0};
+    bool elsewhere = cluster_access_is_elsewhere(common);
+    int r = 0;
+    if (elsewhere) {
+        r = cluster_access_open(&access, common, err);
+        if (!r)
+            r = cluster_access_control(&access, &client, CALL_TIMEOUT_MS, err);
+    } else {
+        r = connect_here(common->runtime_dir, &client, err);
     }
-    r = control_client_call(client, method, params, NULL, 0, CALL_TIMEOUT_MS, result, err);
-    if (r && r != -EREMOTEIO)
+    if (r)
+        json_decref(params);
+    else
+        r = control_client_call(client, method, params, NULL, 0, CALL_TIMEOUT_MS, result, err);
+    if (r && client && r != -EREMOTEIO && !elsewhere)
         error_prefix(err, "ferryd");
     control_client_close(client);
+    cluster_access_close(&access);
     return r;
 }
 
@@ -47,7 +61,7 @@ static void print_group(FILE *out, const char *group, const char *summary,
 {
     fprintf(out, "Usage: ferry %s COMMAND [ARGUMENT]... [OPTION]...\n%s\n\n", group, summary);
     for (; *commands; commands++)
-        fprintf(out, "  %-12s%s\n", (*commands)->name + strlen(group) + 1, (*commands)->summary);
+        fprintf(out, "  %-20s%s\n", (*commands)->name + strlen(group) + 1, (*commands)->summary);
     fprintf(out, "\n`ferry %s COMMAND --help` tells more.\n", group);
 }
 

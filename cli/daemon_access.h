@@ -1,4 +1,5 @@
-// How subcommands reach this host's ferryd: its socket in the runtime directory.
+// How subcommands reach a ferryd: this host's by its socket in the runtime directory, another
+// cluster's by TLS (cluster_access.h).
 #pragma once
 
 #include <jansson.h>
@@ -7,8 +8,8 @@
 
 // Calls one method; takes `params` over. *result is a new object (NULL: not wanted). 0 or a
 // sentence.
-int daemon_call(const char *runtime_dir, const char *method, json_t *params, json_t **result,
-                struct error *err);
+int daemon_call(const struct common_options *common, const char *method, json_t *params,
+                json_t **result, struct error *err);
 // "ferry: COMMAND: message"; STATUS_FAILED.
 int daemon_fail(const struct subcommand *command, const struct error *err);
 // A group of subcommands, as `ferry cluster` and `ferry vm`: finds the one that argv[1] names.

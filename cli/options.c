@@ -2,6 +2,7 @@
 
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/units.h"
@@ -173,6 +174,11 @@ int options_parse(const struct subcommand *command, int argc, char **argv, void 
         struct error err = {0};
         if (set_value(values, option, optarg, &err) != 0)
             return usage_error(command, "--%s: %s", option->name, err.message);
+    }
+    for (const struct option_spec *o = command->options; o->name; o++) {
+        const char **value = (const char **)((char *)values + o->offset);
+        if (o->environment && !*value)
+            *value = getenv(o->environment);
     }
     unsigned given = (unsigned)(argc - optind);
     if (given < command->least)

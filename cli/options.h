@@ -31,6 +31,7 @@ struct option_spec {
     const char *help;
     const char *const *choices; // ended by NULL
     int (*call)(void *values, const char *text, struct error *err);
+    const char *environment; // of OPTION_TEXT: the variable that is taken where it isn't given
 };
 
 struct subcommand {
@@ -47,6 +48,8 @@ struct subcommand {
 struct common_options {
     const char *runtime_dir; // NULL: the default
     int format;              // enum output_format
+    // Where the cluster is; NULL: at this host's ferryd. And our certificate for it.
+    const char *cluster, *certificates;
 };
 enum output_format { OUTPUT_TEXT, OUTPUT_JSON };
 extern const char *const output_format_names[];
@@ -56,6 +59,20 @@ extern const char *const output_format_names[];
         .name = "runtime-dir", .kind = OPTION_TEXT,                                                \
         .offset = offsetof(struct common_options, runtime_dir), .argument = "DIR",                 \
         .help = "where machines of this host are found (or FERRY_RUNTIME_DIR)"                     \
+    }
+// For commands that are good for a cluster elsewhere too (cli/cluster_access.h).
+#define OPTIONS_CLUSTER                                                                            \
+    {.name = "cluster",                                                                            \
+     .kind = OPTION_TEXT,                                                                          \
+     .offset = offsetof(struct common_options, cluster),                                           \
+     .argument = "DIR|tls://A,B",                                                                  \
+     .help = "a cluster elsewhere (or FERRY_CLUSTER)",                                             \
+     .environment = "FERRY_CLUSTER"},                                                              \
+    {                                                                                              \
+        .name = "certificates", .kind = OPTION_TEXT,                                               \
+        .offset = offsetof(struct common_options, certificates), .argument = "DIR",                \
+        .help = "with tls://: where cert.pem, key.pem and ca.pem are (or FERRY_CERTIFICATES)",     \
+        .environment = "FERRY_CERTIFICATES"                                                        \
     }
 #define OPTIONS_FORMAT                                                                             \
     {                                                                                              \

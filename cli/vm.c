@@ -23,8 +23,7 @@ int vm_await_state(const struct vm_options *o, const char *name, const char *sta
     char last[200] = "";
     while (clock_monotonic_ns() < limit) {
         json_t *machine = NULL;
-        int r = daemon_call(o->common.runtime_dir, "vm.show", json_pack("{s:s}", "name", name),
-                            &machine, err);
+        int r = daemon_call(&o->common, "vm.show", json_pack("{s:s}", "name", name), &machine, err);
         if (r && gone && strstr(err->message, "there is no machine"))
             return 0;
         snprintf(last, sizeof(last), "%.30s%s%.150s",
@@ -42,7 +41,8 @@ int vm_await_state(const struct vm_options *o, const char *name, const char *sta
 
 // ---- ls, show ----
 
-static const struct option_spec look_options[] = {OPTIONS_FORMAT, OPTIONS_RUNTIME_DIR, {0}};
+static const struct option_spec look_options[] = {
+    OPTIONS_FORMAT, OPTIONS_RUNTIME_DIR, OPTIONS_CLUSTER, {0}};
 
 static int list(int argc, char **argv);
 static const struct subcommand vm_ls = {
@@ -63,7 +63,7 @@ static int list(int argc, char **argv)
     int status = options_parse(&vm_ls, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    if (daemon_call(o.common.runtime_dir, "vm.list", NULL, &result, &err))
+    if (daemon_call(&o.common, "vm.list", NULL, &result, &err))
         return daemon_fail(&vm_ls, &err);
     if (o.common.format == OUTPUT_JSON) {
         output_json(result);
@@ -104,8 +104,7 @@ static int show(int argc, char **argv)
     int status = options_parse(&vm_show, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    if (daemon_call(o.common.runtime_dir, "vm.show", json_pack("{s:s}", "name", arguments[0]),
-                    &result, &err))
+    if (daemon_call(&o.common, "vm.show", json_pack("{s:s}", "name", arguments[0]), &result, &err))
         return daemon_fail(&vm_show, &err);
     if (o.common.format == OUTPUT_JSON)
         output_json(result);
@@ -121,6 +120,7 @@ static const struct option_spec change_options[] = {
     VM_OPTIONS_WAIT("return when it is so"),
     OPTIONS_FORMAT,
     OPTIONS_RUNTIME_DIR,
+    OPTIONS_CLUSTER,
     {0},
 };
 
@@ -136,8 +136,7 @@ static int change(const struct subcommand *command, int argc, char **argv, const
     status = STATUS_OK;
     for (; *arguments; arguments++) {
         struct error err = {0};
-        int r = daemon_call(o.common.runtime_dir, method, json_pack("{s:s}", "name", *arguments),
-                            NULL, &err);
+        int r = daemon_call(&o.common, method, json_pack("{s:s}", "name", *arguments), NULL, &err);
         if (!r && o.wait)
             r = vm_await_state(&o, *arguments, state, !state, &err);
         if (r)
@@ -212,6 +211,7 @@ static const struct option_spec migrate_options[] = {
     VM_OPTIONS_WAIT("return when it runs there, or the move was called off"),
     OPTIONS_FORMAT,
     OPTIONS_RUNTIME_DIR,
+    OPTIONS_CLUSTER,
     {0},
 };
 static const struct subcommand vm_migrate = {
@@ -230,8 +230,7 @@ static int look_at_move(const struct vm_options *o, const char *name, const char
                         struct error *err)
 {
     json_t *machine = NULL;
-    int r = daemon_call(o->common.runtime_dir, "vm.show", json_pack("{s:s}", "name", name),
-                        &machine, err);
+    int r = daemon_call(&o->common, "vm.show", json_pack("{s:s}", "name", name), &machine, err);
     if (r)
         return r;
     const json_t *migration = json_object_get(machine, "migration");
@@ -264,12 +263,11 @@ static int migrate_machine(struct vm_options *o, const char *name, struct error 
 {
     json_t *machine = NULL, *result = NULL, *params = json_pack("{s:s}", "name", name);
     char to[NAME_LIMIT + 1];
-    int r = daemon_call(o->common.runtime_dir, "vm.show", json_pack("{s:s}", "name", name),
-                        &machine, err);
+    int r = daemon_call(&o->common, "vm.show", json_pack("{s:s}", "name", name), &machine, err);
     if (o->host)
         json_object_set_new(params, "to", json_string(o->host));
     if (!r)
-        r = daemon_call(o->common.runtime_dir, "vm.migrate", params, &result, err);
+        r = daemon_call(&o->common, "vm.migrate", params, &result, err);
     else
         json_decref(params);
     snprintf(to, sizeof(to), "%s", o->host ? o->host : output_text_of(result, "to"));
@@ -292,7 +290,7 @@ static int migrate(int argc, char **argv)
         return status;
     if (o.cancel) {
         json_t *params = json_pack("{s:s}", "name", arguments[0]);
-        if (daemon_call(o.common.runtime_dir, "vm.cancel_move", params, NULL, &err))
+        if (daemon_call(&o.common, "vm.cancel_move", params, NULL, &err))
             return daemon_fail(&vm_migrate, &err);
         output_name(arguments[0], "cancelling", o.common.format);
         return STATUS_OK;
@@ -326,8 +324,8 @@ static int explain(int argc, char **argv)
     int status = options_parse(&vm_explain, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    if (daemon_call(o.common.runtime_dir, "vm.explain", json_pack("{s:s}", "name", arguments[0]),
-                    &result, &err))
+    if (daemon_call(&o.common, "vm.explain", json_pack("{s:s}", "name", arguments[0]), &result,
+                    &err))
         return daemon_fail(&vm_explain, &err);
     if (o.common.format == OUTPUT_JSON) {
         output_json(result);

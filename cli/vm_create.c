@@ -349,6 +349,7 @@ static const struct option_spec create_options[] = {
     VM_OPTIONS_WAIT("return when it runs"),
     OPTIONS_FORMAT,
     OPTIONS_RUNTIME_DIR,
+    OPTIONS_CLUSTER,
     {0},
 };
 const struct subcommand vm_create = {
@@ -376,7 +377,7 @@ static int create_machine(struct vm_options *o, const char *name, struct error *
         json_object_set_new(params, "restart", json_string(o->restart));
     if (o->request)
         json_object_set_new(params, "request", json_string(o->request));
-    int r = daemon_call(o->common.runtime_dir, "vm.create", params, &result, err);
+    int r = daemon_call(&o->common, "vm.create", params, &result, err);
     if (!r && o->wait && !o->stopped)
         r = vm_await_state(o, name, "running", false, err);
     if (!r && o->common.format == OUTPUT_JSON)

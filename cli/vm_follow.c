@@ -35,6 +35,7 @@ static const struct option_spec events_options[] = {
      .help = "what there is by now, then end"},
     OPTIONS_FORMAT,
     OPTIONS_RUNTIME_DIR,
+    OPTIONS_CLUSTER,
     {0},
 };
 const struct subcommand vm_events = {
@@ -84,7 +85,7 @@ static int look(const struct events_options *o, const char *name, uint64_t *sinc
         json_object_set_new(params, "name", json_string(name));
     if (*since != UINT64_MAX)
         json_object_set_new(params, "since", json_integer((json_int_t)*since));
-    int r = daemon_call(o->common.runtime_dir, "vm.events", params, &result, err);
+    int r = daemon_call(&o->common, "vm.events", params, &result, err);
     if (r)
         return r;
     json_array_foreach(json_object_get(result, "events"), i, event)
@@ -128,8 +129,7 @@ static int find_here(const struct here_options *o, const char *name, char uuid[U
                      struct error *err)
 {
     json_t *machine = NULL;
-    int r = daemon_call(o->common.runtime_dir, "vm.show", json_pack("{s:s}", "name", name),
-                        &machine, err);
+    int r = daemon_call(&o->common, "vm.show", json_pack("{s:s}", "name", name), &machine, err);
     if (r)
         return r;
     const char *host = output_text_of(machine, "host");
@@ -179,6 +179,7 @@ static const struct option_spec logs_options[] = {
      .offset = offsetof(struct here_options, follow),
      .help = "go on printing until the machine ends"},
     OPTIONS_RUNTIME_DIR,
+    OPTIONS_CLUSTER,
     {0},
 };
 const struct subcommand vm_logs = {
@@ -197,7 +198,7 @@ static int logs(int argc, char **argv)
 }
 
 static int console(int argc, char **argv);
-static const struct option_spec console_options[] = {OPTIONS_RUNTIME_DIR, {0}};
+static const struct option_spec console_options[] = {OPTIONS_RUNTIME_DIR, OPTIONS_CLUSTER, {0}};
 const struct subcommand vm_console = {
     .name = "vm console",
     .arguments = "NAME",

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/local_socket.h"
+#include "base/log.h"
 #include "cluster/store/store_admin.h"
 
 enum { TRIES = 20 };
@@ -124,9 +125,10 @@ static void answer(uv_work_t *request, int status)
     free(job);
 }
 
-static void begin(struct api *api, struct control_request *request, json_t *params,
+static void begin(struct api_caller *caller, struct control_request *request, json_t *params,
                   api_method *method)
 {
+    const struct api *api = caller->api;
     struct job *job = calloc(1, sizeof(*job));
     if (!job) {
         control_request_fail(request, "no-memory", "out of memory");
@@ -153,48 +155,104 @@ static void begin(struct api *api, struct control_request *request, json_t *para
     }
 }
 
-#define METHODS(X)                                                                                 \
-    X("cluster.init", api_cluster_init)                                                            \
+// Those that only look.
+#define READING(X)                                                                                 \
     X("cluster.status", api_cluster_status)                                                        \
     X("cluster.hosts", api_cluster_hosts)                                                          \
-    X("cluster.token", api_cluster_token)                                                          \
+    X("vm.list", api_vm_list)                                                                      \
+    X("vm.show", api_vm_show)                                                                      \
+    X("vm.explain", api_vm_explain)                                                                \
+    X("vm.events", api_vm_events)
+
+#define CHANGING(X)                                                                                \
     X("cluster.drain", api_cluster_drain)                                                          \
     X("cluster.undrain", api_cluster_undrain)                                                      \
     X("cluster.remove", api_cluster_remove)                                                        \
     X("cluster.voter", api_cluster_voter)                                                          \
-    X("cluster.release", api_cluster_release)                                                      \
-    X("cluster.join", api_cluster_join)                                                            \
     X("vm.create", api_vm_create)                                                                  \
-    X("vm.list", api_vm_list)                                                                      \
-    X("vm.show", api_vm_show)                                                                      \
     X("vm.start", api_vm_start)                                                                    \
     X("vm.stop", api_vm_stop)                                                                      \
     X("vm.delete", api_vm_delete)                                                                  \
     X("vm.migrate", api_vm_migrate)                                                                \
-    X("vm.explain", api_vm_explain)                                                                \
-    X("vm.events", api_vm_events)                                                                  \
     X("vm.cancel_move", api_vm_cancel_move)
+
+// What lets somebody in, or out, is said on a host.
+#define OF_THIS_HOST(X)                                                                            \
+    X("cluster.init", api_cluster_init)                                                            \
+    X("cluster.join", api_cluster_join)                                                            \
+    X("cluster.release", api_cluster_release)                                                      \
+    X("cluster.token", api_cluster_token)                                                          \
+    X("cluster.clients", api_cluster_clients)                                                      \
+    X("cluster.client_certificate", api_cluster_client_certificate)                                \
+    X("cluster.client_revoke", api_cluster_client_revoke)
 
 #define CALL(name, method)                                                                         \
     static void call_##method(void *opaque, struct control_request *request, json_t *params)       \
     {                                                                                              \
         begin(opaque, request, params, method);                                                    \
     }
-METHODS(CALL)
-#undef CALL
+#define CALL_NOTED(name, method)                                                                   \
+    static void call_##method(void *opaque, struct control_request *request, json_t *params)       \
+    {                                                                                              \
+        note(opaque, name, params);                                                                \
+        begin(opaque, request, params, method);                                                    \
+    }
+#define NOT_ALLOWED(name, method)                                                                  \
+    static void refuse_##method(void *opaque, struct control_request *request, json_t *params)     \
+    {                                                                                              \
+        refuse(opaque, name, request);                                                             \
+    }
 
-static const struct control_method methods[] = {
-#define ENTRY(name, method) {name, call_##method},
-    METHODS(ENTRY)
-#undef ENTRY
-        {NULL, NULL}};
+// Whoever isn't of this host leaves a line when something is changed.
+static void note(const struct api_caller *caller, const char *method, const json_t *params)
+{
+    static const char *const whom[] = {"name", "host"};
+    const char *name = NULL;
+    for (size_t i = 0; i < sizeof(whom) / sizeof(whom[0]) && !name; i++)
+        name = json_string_value(json_object_get(params, whom[i]));
+    if (caller->name)
+        log_info("%s: %s%s%s", caller->name, method, name ? " " : "", name ? name : "");
+}
+
+static void refuse(const struct api_caller *caller, const char *method,
+                   struct control_request *request)
+{
+    log_info("%s: %s: refused", caller->name, method);
+    control_request_fail(request, "not-allowed",
+                         "%s may not do this (%s): its certificate isn't for that, or it is done "
+                         "on a host alone",
+                         caller->name, method);
+}
+
+READING(CALL)
+CHANGING(CALL_NOTED)
+OF_THIS_HOST(CALL)
+CHANGING(NOT_ALLOWED)
+OF_THIS_HOST(NOT_ALLOWED)
+
+#define ENTRY(name, method)   {name, call_##method},
+#define REFUSED(name, method) {name, refuse_##method},
+static const struct control_method all[] = {READING(ENTRY) CHANGING(ENTRY)
+                                                OF_THIS_HOST(ENTRY){NULL, NULL}};
+static const struct control_method changing[] = {READING(ENTRY) CHANGING(ENTRY)
+                                                     OF_THIS_HOST(REFUSED){NULL, NULL}};
+static const struct control_method reading[] = {READING(ENTRY) CHANGING(REFUSED)
+                                                    OF_THIS_HOST(REFUSED){NULL, NULL}};
 static const char *const features[] = {"cluster", NULL};
+
+void api_service(struct api_caller *caller, enum api_right right, struct control_service *service)
+{
+    static const struct control_method *const tables[] = {
+        [API_READ] = reading, [API_CHANGE] = changing, [API_ALL] = all};
+    *service =
+        (struct control_service){.methods = tables[right], .features = features, .opaque = caller};
+}
 
 int api_start(struct api *api, uv_loop_t *loop, const char *path, struct error *err)
 {
     api->loop = loop;
-    api->service =
-        (struct control_service){.methods = methods, .features = features, .opaque = api};
+    api->here = (struct api_caller){.api = api};
+    api_service(&api->here, API_ALL, &api->service);
     int fd = local_socket_listen(path, err);
     return fd < 0 ? fd : control_server_create(&api->server, loop, fd, &api->service, err);
 }

@@ -1,5 +1,5 @@
-// ferryd's client protocol: JSON lines over a Unix socket (docs/cluster.md has the methods), by the
-// same server as the machines' control sockets.
+// ferryd's client protocol: JSON lines over a Unix socket, or over TLS (remote.h). docs/cluster.md
+// has the methods. The server is that of the machines' control sockets.
 //
 // Each request is served by a thread of the loop's pool, with a connection to the store of its own:
 // one that has to wait holds nobody else up.
@@ -11,6 +11,13 @@
 #include "base/control_server.h"
 #include "cluster/records/exchange.h"
 
+struct api;
+// Who calls.
+struct api_caller {
+    struct api *api;
+    const char *name; // for the log; NULL: somebody of this host
+};
+
 struct api {
     // Set before the start; they stay as they are.
     const char *host;
@@ -19,9 +26,19 @@ struct api {
     uint64_t election_max_ns;
     uint64_t started_at; // CLOCK_BOOTTIME
     uv_loop_t *loop;
+    struct api_caller here;
     struct control_service service;
     struct control_server *server;
 };
+
+// What somebody may do. Each may what those before it may.
+enum api_right {
+    API_READ,   // look
+    API_CHANGE, // machines and hosts, but nothing that gives others access
+    API_ALL,    // of this host
+};
+// The methods for callers of that right. Both outlive it.
+void api_service(struct api_caller *caller, enum api_right right, struct control_service *service);
 
 int api_start(struct api *api, uv_loop_t *loop, const char *path, struct error *err);
 void api_stop(struct api *api);
@@ -44,7 +61,8 @@ typedef int api_method(struct api_call *call);
 api_method api_cluster_init, api_cluster_status, api_cluster_hosts, api_cluster_token,
     api_cluster_drain, api_cluster_undrain, api_cluster_remove, api_cluster_voter, api_cluster_join,
     api_cluster_release, api_vm_create, api_vm_list, api_vm_show, api_vm_start, api_vm_stop,
-    api_vm_delete, api_vm_migrate, api_vm_explain, api_vm_events, api_vm_cancel_move;
+    api_vm_delete, api_vm_migrate, api_vm_explain, api_vm_events, api_vm_cancel_move,
+    api_cluster_clients, api_cluster_client_certificate, api_cluster_client_revoke;
 
 // The times of `cluster.init`, checked. 0 or a sentence.
 int api_take_settings(const json_t *params, uint64_t election_max_ns,

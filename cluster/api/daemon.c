@@ -12,6 +12,7 @@
 #include "cluster/agent/agent_driver.h"
 #include "cluster/api/api.h"
 #include "cluster/api/metrics.h"
+#include "cluster/api/remote.h"
 #include "cluster/manager/manager_driver.h"
 #include "cluster/member/connection.h"
 
@@ -28,6 +29,7 @@ struct host_daemon {
     struct agent_driver agent;
     struct manager_driver manager;
     struct api api;
+    struct remote remote;
     struct metrics metrics;
     uv_timer_t timer; // until the cluster is set up
     uv_work_t work, join;
@@ -257,6 +259,10 @@ int host_daemon_start(struct host_daemon *daemon, struct error *err)
     };
     snprintf(path, sizeof(path), "%s/.ferryd.sock", daemon->agent.local.dir.path);
     r = api_start(&daemon->api, daemon->loop, path, err);
+    daemon->remote = (struct remote){
+        .api = &daemon->api, .fault = daemon->options.fault, .context = daemon->options.context};
+    if (!r)
+        remote_start(&daemon->remote, daemon->loop);
     daemon->metrics = (struct metrics){
         .api = &daemon->api, .agent = &daemon->agent, .manages = &daemon->manager.leads};
     if (!r && daemon->options.metrics)
@@ -268,6 +274,12 @@ int host_daemon_start(struct host_daemon *daemon, struct error *err)
     daemon->timer_open = true;
     uv_timer_start(&daemon->timer, look, 0, LOOK_FOR_SETTINGS_MS);
     return 0;
+}
+
+void host_daemon_accept(void *daemon, struct connection *connection,
+                        const struct tls_subject *subject, const char *refusal)
+{
+    remote_accept(&((struct host_daemon *)daemon)->remote, connection, subject, refusal);
 }
 
 static void join_threads(uv_work_t *work)
@@ -295,6 +307,7 @@ void host_daemon_stop(struct host_daemon *daemon, void (*stopped)(void *context)
         return;
     daemon->stopping = true;
     close_timer(daemon);
+    remote_stop(&daemon->remote);
     api_stop(&daemon->api);
     metrics_stop(&daemon->metrics);
     daemon->stopped = stopped;

@@ -10,7 +10,9 @@
 
 #include "base/error.h"
 
+struct connection;
 struct host_daemon;
+struct tls_subject;
 
 struct host_daemon_options {
     const char *host;        // the member's name
@@ -26,6 +28,9 @@ struct host_daemon_options {
     uint64_t stop_timeout_ns;
     uint64_t election_max_ns;
     const char *certificate, *key, *ca;
+    // Why a certificate isn't good any more (member_certificate_fault()).
+    const char *(*fault)(void *context, const struct tls_subject *subject);
+    void *context;
 };
 
 // Takes the host's lock, and makes what is needed before the member starts. `store` is set to the
@@ -35,6 +40,9 @@ int host_daemon_create(struct host_daemon **daemon, uv_loop_t *loop,
                        struct error *err);
 // After the member has started.
 int host_daemon_start(struct host_daemon *daemon, struct error *err);
+// As member_options.remote, with the daemon as its context.
+void host_daemon_accept(void *daemon, struct connection *connection,
+                        const struct tls_subject *subject, const char *refusal);
 // Ends the threads, while the member still answers them, and calls stopped(). The loop must run on
 // until its handles are closed. Then free.
 void host_daemon_stop(struct host_daemon *daemon, void (*stopped)(void *context), void *context);

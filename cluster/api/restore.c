@@ -13,6 +13,7 @@
 
 struct restoring {
     const struct member_options *options;
+    uint64_t member; // its id
     uint32_t generation;
     struct error *err;
 };
@@ -128,7 +129,7 @@ static int make_tls(const struct restoring *restoring, const struct store_machin
         .key = text_of(machine, MEMBER_CA_KEY_KEY, sizeof(MEMBER_CA_KEY_KEY) - 1),
     };
     int r = ca.certificate && ca.key
-                ? member_make_tls(restoring->options, &ca, restoring->err)
+                ? member_make_tls(restoring->options, &ca, restoring->member, restoring->err)
                 : error_set(restoring->err, ENOENT,
                             "the backup has no CA: start ferryd with --tls-cert, --tls-key and "
                             "--tls-ca, or --insecure, as that cluster's were");
@@ -168,6 +169,7 @@ int restore_cluster(const struct member_options *options, const char *path, stru
         r = random_bytes(&self.id, sizeof(self.id));
         self.id &= INT64_MAX;
     }
+    restoring.member = self.id;
     if (r)
         error_set_errno(err, -r, "no random numbers");
     else

@@ -49,7 +49,7 @@ static int make_key(gnutls_x509_privkey_t *key, char **text)
 
 // What every certificate of ours has: a serial number, and its time. It begins a little earlier, as
 // the clocks of hosts differ.
-static int set_common(gnutls_x509_crt_t certificate)
+static int set_common(gnutls_x509_crt_t certificate, uint64_t seconds)
 {
     uint8_t serial[SERIAL_BYTES], id[KEY_ID_BYTES];
     size_t size = sizeof(id);
@@ -63,8 +63,7 @@ static int set_common(gnutls_x509_crt_t certificate)
     if (code >= 0)
         code = gnutls_x509_crt_set_activation_time(certificate, now - CLOCKS_OFF_SECONDS);
     if (code >= 0)
-        code = gnutls_x509_crt_set_expiration_time(certificate, now + (time_t)CERTIFICATE_YEARS *
-                                                                          365 * 24 * 3600);
+        code = gnutls_x509_crt_set_expiration_time(certificate, now + (time_t)seconds);
     if (code >= 0)
         code = gnutls_x509_crt_get_key_id(certificate, 0, id, &size);
     // Any number that differs between keys will do.
@@ -107,7 +106,7 @@ int certificate_make_ca(const char *cluster, struct certificate_pair *ca, struct
     if (code >= 0)
         code = set_name(certificate, name);
     if (code >= 0)
-        code = set_common(certificate);
+        code = set_common(certificate, (uint64_t)CERTIFICATE_CA_YEARS * 365 * 24 * 3600);
     if (code >= 0)
         code = gnutls_x509_crt_set_basic_constraints(certificate, 1, 0);
     if (code >= 0)
@@ -124,36 +123,62 @@ int certificate_make_ca(const char *cluster, struct certificate_pair *ca, struct
     return failed(err, code, "making the CA");
 }
 
-int certificate_make_request(const char *host, struct certificate_pair *request, struct error *err)
+static int make_request(gnutls_x509_privkey_t key, const char *name, char **text)
 {
-    gnutls_x509_privkey_t key;
     gnutls_x509_crq_t crq = NULL;
     gnutls_datum_t pem = {0};
-    *request = (struct certificate_pair){0};
-    int code = make_key(&key, &request->key);
-    if (code < 0)
-        return failed(err, code, "making this host's key");
-    code = gnutls_x509_crq_init(&crq);
+    int code = gnutls_x509_crq_init(&crq);
     if (code >= 0)
         code = gnutls_x509_crq_set_key(crq, key);
     if (code >= 0)
         code = gnutls_x509_crq_set_version(crq, 1);
     if (code >= 0)
-        code = gnutls_x509_crq_set_dn_by_oid(crq, GNUTLS_OID_X520_COMMON_NAME, 0, host,
-                                             (unsigned)strlen(host));
+        code = gnutls_x509_crq_set_dn_by_oid(crq, GNUTLS_OID_X520_COMMON_NAME, 0, name,
+                                             (unsigned)strlen(name));
     if (code >= 0)
         code = gnutls_x509_crq_sign2(crq, key, GNUTLS_DIG_SHA256, 0);
     if (code >= 0)
         code = gnutls_x509_crq_export2(crq, GNUTLS_X509_FMT_PEM, &pem);
-    if (code >= 0 && !(request->certificate = text_of(&pem)))
+    if (code >= 0 && !(*text = text_of(&pem)))
         code = GNUTLS_E_MEMORY_ERROR;
     if (crq)
         gnutls_x509_crq_deinit(crq);
+    return code;
+}
+
+int certificate_make_request(const char *name, struct certificate_pair *request, struct error *err)
+{
+    gnutls_x509_privkey_t key;
+    *request = (struct certificate_pair){0};
+    int code = make_key(&key, &request->key);
+    if (code < 0)
+        return failed(err, code, "making a key");
+    code = make_request(key, name, &request->certificate);
     gnutls_x509_privkey_deinit(key);
     if (code >= 0)
         return 0;
     certificate_pair_free(request);
-    return failed(err, code, "making the request for this host's certificate");
+    return failed(err, code, "making the request for a certificate");
+}
+
+int certificate_request_for(const char *key_path, const char *name, char **request,
+                            struct error *err)
+{
+    gnutls_datum_t pem = {0};
+    gnutls_x509_privkey_t key = NULL;
+    int code = gnutls_load_file(key_path, &pem);
+    if (code < 0)
+        return error_set(err, EIO, "key '%s' can't be read: %s", key_path, gnutls_strerror(code));
+    code = gnutls_x509_privkey_init(&key);
+    if (code >= 0)
+        code = gnutls_x509_privkey_import(key, &pem, GNUTLS_X509_FMT_PEM);
+    if (code >= 0)
+        code = make_request(key, name, request);
+    if (key)
+        gnutls_x509_privkey_deinit(key);
+    explicit_bzero(pem.data, pem.size);
+    gnutls_free(pem.data);
+    return code < 0 ? failed(err, code, "making the request for a certificate") : 0;
 }
 
 static gnutls_datum_t datum_of(const char *text)
@@ -201,29 +226,42 @@ static int take_key(gnutls_x509_crt_t certificate, gnutls_x509_crq_t crq)
     return code;
 }
 
-static int fill_host(gnutls_x509_crt_t certificate, gnutls_x509_crq_t crq, const char *host)
+static int set_text(gnutls_x509_crt_t certificate, const char *oid, const char *text)
+{
+    return text ? gnutls_x509_crt_set_dn_by_oid(certificate, oid, 0, text, (unsigned)strlen(text))
+                : 0;
+}
+
+static int fill(gnutls_x509_crt_t certificate, gnutls_x509_crq_t crq,
+                const struct certificate_subject *subject)
 {
     int code = take_key(certificate, crq);
     if (code >= 0)
-        code = set_name(certificate, host);
+        code = set_name(certificate, subject->name);
     if (code >= 0)
-        code = set_common(certificate);
+        code = set_text(certificate, "2.5.4.5", subject->id); // serialNumber (RFC 4519)
+    if (code >= 0)
+        code = set_text(certificate, GNUTLS_OID_X520_ORGANIZATIONAL_UNIT_NAME, subject->unit);
+    if (code >= 0)
+        code = set_common(certificate, subject->seconds);
     if (code >= 0)
         code = gnutls_x509_crt_set_basic_constraints(certificate, 0, -1);
     if (code >= 0)
         code = gnutls_x509_crt_set_key_usage(certificate, GNUTLS_KEY_DIGITAL_SIGNATURE);
-    if (code >= 0)
+    if (code >= 0 && !subject->client)
         code = gnutls_x509_crt_set_key_purpose_oid(certificate, GNUTLS_KP_TLS_WWW_SERVER, 0);
     if (code >= 0)
         code = gnutls_x509_crt_set_key_purpose_oid(certificate, GNUTLS_KP_TLS_WWW_CLIENT, 0);
-    if (code >= 0)
-        code = gnutls_x509_crt_set_subject_alt_name(certificate, GNUTLS_SAN_DNSNAME, host,
-                                                    (unsigned)strlen(host), GNUTLS_FSAN_SET);
+    // No name to be found under for who may not be dialled.
+    if (code >= 0 && !subject->client)
+        code =
+            gnutls_x509_crt_set_subject_alt_name(certificate, GNUTLS_SAN_DNSNAME, subject->name,
+                                                 (unsigned)strlen(subject->name), GNUTLS_FSAN_SET);
     return code;
 }
 
-int certificate_sign(const struct certificate_pair *ca, const char *request, const char *host,
-                     char **out, struct error *err)
+int certificate_sign(const struct certificate_pair *ca, const char *request,
+                     const struct certificate_subject *subject, char **out, struct error *err)
 {
     gnutls_x509_crt_t ca_certificate = NULL, certificate = NULL;
     gnutls_x509_privkey_t ca_key = NULL;
@@ -238,7 +276,7 @@ int certificate_sign(const struct certificate_pair *ca, const char *request, con
     if (code >= 0)
         code = gnutls_x509_crt_init(&certificate);
     if (code >= 0)
-        code = fill_host(certificate, crq, host);
+        code = fill(certificate, crq, subject);
     if (code >= 0)
         code = sign_and_export(certificate, ca_certificate, ca_key, &own);
     if (code >= 0 && asprintf(out, "%s%s", own, ca->certificate) < 0)

@@ -5,21 +5,38 @@
 // CA by its fingerprint alone, and sees it in the handshake.
 #pragma once
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "base/error.h"
 
-enum { CERTIFICATE_YEARS = 10, CERTIFICATE_TEXT_MAX = 16384 };
+enum { CERTIFICATE_CA_YEARS = 10, CERTIFICATE_TEXT_MAX = 16384 };
 
 struct certificate_pair {
     char *certificate; // or a request for one
     char *key;
 };
 
+// For whom a certificate is. A host's is good at both ends of a connection, a client's only for who
+// connects.
+struct certificate_subject {
+    bool client;
+    const char *name; // of a host, or whatever a client is called
+    const char *id;   // goes into the subject's serial number: by that it can be taken back
+    const char *unit; // NULL: none
+    uint64_t seconds; // that it is good for
+};
+
 // `cluster` goes into its name, for people. 0 or a sentence.
 int certificate_make_ca(const char *cluster, struct certificate_pair *ca, struct error *err);
 // A new key, and the request for its certificate.
 int certificate_make_request(const char *host, struct certificate_pair *request, struct error *err);
-// The certificate of `host` for the key in the request: whatever else the request says is ignored.
-// -EBADMSG if it isn't one, or isn't signed by its own key.
-int certificate_sign(const struct certificate_pair *ca, const char *request, const char *host,
-                     char **certificate, struct error *err);
+// The certificate of `subject` for the key in the request: whatever else the request says is
+// ignored. -EBADMSG if it isn't one, or isn't signed by its own key.
+int certificate_sign(const struct certificate_pair *ca, const char *request,
+                     const struct certificate_subject *subject, char **certificate,
+                     struct error *err);
+// The request for a certificate of the key that is in this file. 0 or a sentence.
+int certificate_request_for(const char *key_path, const char *name, char **request,
+                            struct error *err);
 void certificate_pair_free(struct certificate_pair *pair);

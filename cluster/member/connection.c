@@ -182,6 +182,29 @@ static void fail(struct connection *c, const char *reason)
     closed(owner, c, reason ? reason : "broken");
 }
 
+static void shut(uv_shutdown_t *request, int status)
+{
+}
+
+void connection_shut(struct connection *c)
+{
+    if (!c->closing && c->connected)
+        uv_shutdown(&c->shutting, &c->uv.stream, shut);
+}
+
+static void ignore_closed(void *owner, struct connection *c, const char *reason)
+{
+}
+
+void connection_finish(struct connection *c)
+{
+    // flush() may fail, and would tell the owner.
+    static const struct connection_callbacks nobody = {.closed = ignore_closed};
+    connection_set_owner(c, NULL, &nobody);
+    flush(c);
+    connection_close(c);
+}
+
 void connection_set_owner(struct connection *c, void *owner,
                           const struct connection_callbacks *callbacks)
 {
@@ -216,6 +239,15 @@ void connection_send2(struct connection *c, uint16_t type, const void *head, siz
 void connection_send(struct connection *c, uint16_t type, const void *payload, size_t length)
 {
     connection_send2(c, type, payload, length, NULL, 0);
+}
+
+void connection_send_bytes(struct connection *c, const void *bytes, size_t length)
+{
+    byte_writer_bytes(&c->out, bytes, length);
+    if (c->out.failed)
+        break_off(c, "out of memory");
+    else
+        make_dirty(c);
 }
 
 size_t connection_queued(const struct connection *c)
@@ -290,9 +322,24 @@ static void allocate(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
     *buffer = uv_buf_init((char *)c->buffer, sizeof(c->buffer));
 }
 
-static void deliver_frames(struct connection *c)
+static void deliver_bytes(struct connection *c)
+{
+    struct byte_writer all = c->in;
+    if (!all.length || c->closing || c->paused)
+        return;
+    // Out of the way: the owner may close it meanwhile, or become another one.
+    byte_writer_init(&c->in);
+    c->callbacks->bytes(c->owner, c, all.data, all.length);
+    byte_writer_free(&all);
+}
+
+static void deliver(struct connection *c)
 {
     size_t taken = 0;
+    if (c->callbacks->bytes) {
+        deliver_bytes(c);
+        return;
+    }
     while (!c->closing && !c->paused) {
         uint16_t type;
         const uint8_t *bytes = c->in.data + taken;
@@ -356,7 +403,7 @@ static void received(uv_stream_t *stream, ssize_t length, const uv_buf_t *buffer
         byte_writer_bytes(&c->in, buffer->base, (size_t)length);
         error = c->in.failed ? -ENOMEM : 0;
     }
-    deliver_frames(c);
+    deliver(c);
     if (error && !c->closing)
         fail(c, c->broken_reason ? c->broken_reason : strerror(-error));
 }
@@ -382,8 +429,44 @@ void connection_pause(struct connection *c, bool paused)
         c->reading = false;
     } else {
         start_reading(c);
-        deliver_frames(c);
+        deliver(c);
     }
+}
+
+// --- The other side
+// ---------------------------------------------------------------------------------
+
+bool connection_is_ready(const struct connection *c)
+{
+    return c->ready;
+}
+
+bool connection_is_remote(const struct connection *c)
+{
+    return c->uv.handle.type == UV_TCP;
+}
+
+const char *connection_peer_address(const struct connection *c)
+{
+    return c->address;
+}
+
+// Once: when it is closed nobody can be asked any more.
+static void note_address(struct connection *c)
+{
+    struct sockaddr_storage address;
+    int length = sizeof(address);
+    char host[48] = "?";
+    strcpy(c->address, "?");
+    if (c->uv.handle.type != UV_TCP ||
+        uv_tcp_getpeername(&c->uv.tcp, (struct sockaddr *)&address, &length))
+        return;
+    uv_ip_name((struct sockaddr *)&address, host, sizeof(host));
+    bool v6 = address.ss_family == AF_INET6;
+    uint16_t port = v6 ? ((struct sockaddr_in6 *)&address)->sin6_port
+                       : ((struct sockaddr_in *)&address)->sin_port;
+    snprintf(c->address, sizeof(c->address), "%s%s%s:%u", v6 ? "[" : "", host, v6 ? "]" : "",
+             ntohs(port));
 }
 
 // --- Beginning
@@ -392,6 +475,7 @@ void connection_pause(struct connection *c, bool paused)
 static void begin(struct connection *c)
 {
     c->connected = true;
+    note_address(c);
     if (c->uv.handle.type == UV_TCP)
         uv_tcp_nodelay(&c->uv.tcp, 1);
     start_reading(c);
@@ -423,6 +507,7 @@ struct connection *connection_accept(struct connection_set *set, uv_stream_t *li
         return NULL;
     }
     c->connected = true;
+    note_address(c);
     if (c->uv.handle.type == UV_TCP)
         uv_tcp_nodelay(&c->uv.tcp, 1);
     c->ready = !c->tls; // whoever accepts is told of the first frame, not of readiness

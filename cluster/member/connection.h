@@ -22,14 +22,18 @@ enum { CONNECTION_VERSION = 1, CONNECTION_FRAME_MAX = 16 << 20, CONNECTION_HEADE
 
 struct connection;
 struct tls_credentials;
+struct tls_subject;
 
 struct connection_callbacks {
-    // Connected, with TLS done where it is used. Frames may be sent before.
+    // Connected, with TLS done where it is used. Frames may be sent before. What was accepted
+    // without TLS is ready from the beginning, and nothing is called.
     void (*ready)(void *owner, struct connection *connection);
     // False: the frame is not acceptable, and the connection is closed.
     bool (*frame)(void *owner, struct connection *connection, uint16_t type, const uint8_t *payload,
                   size_t length);
     void (*closed)(void *owner, struct connection *connection, const char *reason);
+    // Instead of `frame`, where what comes is no frames: all that has come. NULL with frames.
+    void (*bytes)(void *owner, struct connection *connection, const uint8_t *bytes, size_t length);
 };
 
 struct connection_set {
@@ -60,6 +64,19 @@ struct connection *connection_dial(struct connection_set *set, const char *addre
 // asked before anything is done for it.
 void connection_admit_strangers(struct connection *connection);
 bool connection_is_stranger(const struct connection *connection);
+// Right after connection_accept(): certificates for clients alone are let in too.
+void connection_admit_clients(struct connection *connection);
+// Right after connection_accept() or connection_dial(): the protocols inside TLS (base/tls.h).
+void connection_offer(struct connection *connection, const char *const *names, unsigned count);
+bool connection_speaks(const struct connection *connection, const char *name);
+// What the other side's certificate says; false: it has shown none, or there is no TLS.
+bool connection_subject(const struct connection *connection, struct tls_subject *subject);
+bool connection_is_ready(const struct connection *connection);
+// Whether it came over TCP.
+bool connection_is_remote(const struct connection *connection);
+// The other side's address, for logs; "?" where it has none.
+enum { CONNECTION_ADDRESS_TEXT = 64 };
+const char *connection_peer_address(const struct connection *connection);
 void connection_set_owner(struct connection *connection, void *owner,
                           const struct connection_callbacks *callbacks);
 
@@ -69,6 +86,15 @@ void connection_send(struct connection *connection, uint16_t type, const void *p
 // The same in two parts.
 void connection_send2(struct connection *connection, uint16_t type, const void *head,
                       size_t head_length, const void *rest, size_t rest_length);
+// The same of no frame, with callbacks that have `bytes`.
+void connection_send_bytes(struct connection *connection, const void *bytes, size_t length);
+// Sends what was sent, as far as that goes at once, and closes: for last words. `closed` isn't
+// called.
+void connection_finish(struct connection *connection);
+// Tells the other side that nothing more comes; what it says is still received. To be called when
+// nothing is queued. Closing right away instead would take back what it hasn't read yet, if it is
+// still sending.
+void connection_shut(struct connection *connection);
 // Bytes that the other side has not taken yet.
 size_t connection_queued(const struct connection *connection);
 void connection_pause(struct connection *connection, bool paused);

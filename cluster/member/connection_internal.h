@@ -22,9 +22,11 @@ struct connection {
     uv_connect_t connecting;
     uv_getaddrinfo_t resolving;
     uv_write_t writing;
+    uv_shutdown_t shutting;
     bool connected, ready, closing, in_flight, reading, paused, resolving_now, in_callback;
     bool broken; // something failed that ends it at the next opportunity
     const char *broken_reason;
+    char address[CONNECTION_ADDRESS_TEXT]; // the other side's
     char tls_reason[TLS_FAILURE_SIZE + 8];
     struct tls_session *tls;
     struct byte_writer out;     // frames not yet handed to TLS or the socket

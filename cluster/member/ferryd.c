@@ -350,6 +350,12 @@ static void member_ended(void *context, int error)
     uv_stop(&daemon->loop);
 }
 
+static const char *certificate_fault(void *context, const struct tls_subject *subject)
+{
+    struct daemon *daemon = context;
+    return daemon->member ? member_certificate_fault(daemon->member, subject) : NULL;
+}
+
 // What this host runs beside the member, which listens for it on a socket of its own.
 static int create_host(struct daemon *daemon, struct member_options *options, struct error *err)
 {
@@ -373,10 +379,16 @@ static int create_host(struct daemon *daemon, struct member_options *options, st
     o->certificate = options->tls_certificate;
     o->key = options->tls_key;
     o->ca = options->tls_ca;
+    o->fault = certificate_fault;
+    o->context = daemon;
     int r = host_daemon_create(&daemon->host, &daemon->loop, o, &store, err);
-    if (!r)
-        options->listen_client[options->listen_client_count++] = store;
-    return r;
+    if (r)
+        return r;
+    options->listen_client[options->listen_client_count++] = store;
+    options->hosts_only = true;
+    options->remote = host_daemon_accept;
+    options->remote_context = daemon->host;
+    return 0;
 }
 
 static int prepare(void *context, bool found, const char *join, struct error *err)

@@ -26,6 +26,7 @@ void member_options_default(struct member_options *options)
         .snapshot_entries = 50000,
         .history = 100000,
         .segment_bytes = 16 << 20,
+        .certificate_seconds = UINT64_C(10) * 365 * 24 * 3600,
         .newest_command = STORE_COMMAND_VERSION,
     };
 }

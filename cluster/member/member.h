@@ -20,8 +20,14 @@
 #include "cluster/member/protocol.h"
 #include "cluster/wal/files.h"
 
+struct connection;
+// What client's certificates say in their unit, and how long they may be good for.
+#define MEMBER_UNIT_READ_ONLY "read-only"
+enum { MEMBER_CLIENT_SECONDS_MAX = 10 * 365 * 24 * 3600 };
+
 struct member;
 struct store_machine;
+struct tls_subject;
 
 struct member_options {
     const char *directory;
@@ -40,6 +46,14 @@ struct member_options {
     const char *tls_certificate, *tls_key, *tls_ca; // all or none
     const char
         *tls_name; // what other members' certificates must be for; NULL: any of the CA will do
+    uint64_t certificate_seconds; // that hosts' certificates are made for
+    // Clients' certificates are good for `remote` alone: else they may do here what hosts may.
+    bool hosts_only;
+    // Takes a connection over that speaks PROTOCOL_CONTROL or PROTOCOL_STREAM. `refusal` says why
+    // its certificate isn't good for that; NULL if it is. NULL: neither is spoken here.
+    void (*remote)(void *context, struct connection *connection, const struct tls_subject *subject,
+                   const char *refusal);
+    void *remote_context;
     uint64_t heartbeat_ns, election_min_ns, election_max_ns;
     uint64_t memory_limit;     // bytes of the store; beyond it only deletes
     uint64_t snapshot_entries; // a snapshot after so many
@@ -65,6 +79,8 @@ int member_prepare(const struct member_options *options, struct error *err);
 // cluster's answer.
 int member_start(struct member **member, uv_loop_t *loop, const struct member_options *options,
                  struct error *err);
+// Why a certificate isn't good any more, for people; NULL if it is. It may become so at any time.
+const char *member_certificate_fault(struct member *member, const struct tls_subject *subject);
 // Closes everything; the loop must run until its handles are closed. Then member_free().
 void member_stop(struct member *member);
 void member_free(struct member *member);

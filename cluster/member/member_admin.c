@@ -142,6 +142,8 @@ void member_admin_answer(struct member *member, const struct pending *pending,
     }
     if (done && pending->kind == REQUEST_ENROL)
         member_answer_certificate(member, answer, w);
+    if (done && pending->kind == REQUEST_CLIENT_SIGN)
+        member_answer_client_certificate(member, answer, w);
     if (!w->failed)
         member_answer(pending->client, pending->request, w->data, w->length);
 }
@@ -167,6 +169,13 @@ enum store_status member_admin_request(struct member *member, struct client *cli
     case REQUEST_LEASES:
         member_answer_json_leases(member, client, request);
         return STORE_OK;
+    case REQUEST_CLIENTS:
+        member_answer_json_clients(member, client, request);
+        return STORE_OK;
+    case REQUEST_CLIENT_SIGN:
+        return member_request_client_sign(member, client, request, body);
+    case REQUEST_CLIENT_REVOKE:
+        return member_request_client_revoke(member, client, request, body);
     case REQUEST_TOKEN:
         return member_request_token(member, client, request, body);
     case REQUEST_JOIN:
@@ -297,6 +306,27 @@ void member_answer_json_leases(struct member *member, struct client *client, uin
                                               (double)left / NSEC_PER_SEC, "keys", keys));
     }
     answer_json(member, client, request, json_pack("{s:o}", "leases", list));
+}
+
+void member_answer_json_clients(struct member *member, struct client *client, uint64_t request)
+{
+    static const uint8_t first[] = {0, 'c', 'l', 'i', 'e', 'n', 't', '/'};
+    struct mvcc_key *key =
+        mvcc_lower_bound(&member->machine->mvcc, (struct store_bytes){first, sizeof(first)});
+    json_t *list = json_array();
+    uint64_t id;
+    for (; list && key && client_key_parse(key->key, &id); key = mvcc_following(key)) {
+        const struct mvcc_version *version = mvcc_newest(key);
+        struct client_record record;
+        if (version &&
+            client_record_decode(&record, (struct store_bytes){version->value, version->length}))
+            json_array_append_new(list, json_pack("{s:s, s:o, s:b, s:b, s:I, s:I}", "name",
+                                                  record.name, "id", json_id(id), "read_only",
+                                                  record.read_only, "revoked", record.revoked,
+                                                  "made", (json_int_t)record.made, "ends",
+                                                  (json_int_t)record.ends));
+    }
+    answer_json(member, client, request, json_pack("{s:o}", "clients", list));
 }
 
 void member_tick_ended(struct member *member)

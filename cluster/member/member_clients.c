@@ -329,12 +329,42 @@ static void client_closed(void *owner, struct connection *connection, const char
 {
     struct client *client = owner;
     struct member *member = client->member;
-    // Who never got to ask anything may wonder why; but nobody may fill the log by it.
-    if (!client->asked && member->ticks >= member->turned_away_ticks) {
-        log_info("a client was turned away: %s", reason);
-        member->turned_away_ticks = member->ticks + NSEC_PER_SEC / member->tick_ns;
-    }
+    // Who never got to ask anything may wonder why.
+    if (!client->asked)
+        member_log_turned_away(member, connection, "a client", reason);
     client_free(client);
+}
+
+static void client_end(struct client *client, const char *reason)
+{
+    connection_close(client->connection);
+    client_closed(client, client->connection, reason);
+}
+
+// Who it is, and what is spoken, is known only now that TLS is there.
+static void client_ready(void *owner, struct connection *connection)
+{
+    struct client *client = owner;
+    struct member *member = client->member;
+    const char *fault = "it shows no certificate of this cluster";
+    client->has_subject = connection_subject(connection, &client->subject);
+    if (client->has_subject)
+        fault = member_certificate_fault(member, &client->subject);
+    if (connection_speaks(connection, PROTOCOL_CONTROL)) {
+        struct tls_subject subject = client->subject;
+        if (fault)
+            member_log_turned_away(member, connection, "a client's certificate", fault);
+        client_free(client);
+        member->options.remote(member->options.remote_context, connection, &subject, fault);
+        return;
+    }
+    if (!client->has_subject)
+        return; // whoever joins
+    if (!fault && client->subject.client && member->options.hosts_only)
+        fault = "it is a client's, which is good for `ferry vm` and `ferry cluster` alone";
+    client->denied = fault != NULL;
+    if (fault)
+        member_log_turned_away(member, connection, "a client's certificate", fault);
 }
 
 static enum store_status handle_request(struct client *client, uint64_t request,
@@ -342,7 +372,7 @@ static enum store_status handle_request(struct client *client, uint64_t request,
 {
     struct member *member = client->member;
     // Whoever has no certificate may ask for one, and for nothing else.
-    if (kind != REQUEST_ENROL && connection_is_stranger(client->connection))
+    if (client->denied || (kind != REQUEST_ENROL && connection_is_stranger(client->connection)))
         return STORE_DENIED;
     switch (kind) {
     case REQUEST_TXN:
@@ -388,17 +418,52 @@ static bool client_frame(void *owner, struct connection *connection, uint16_t ty
     return true;
 }
 
-static const struct connection_callbacks client_callbacks = {.frame = client_frame,
-                                                             .closed = client_closed};
+static const struct connection_callbacks client_callbacks = {
+    .ready = client_ready, .frame = client_frame, .closed = client_closed};
+
+// Whoever hasn't said who they are, or has no certificate to show, must not keep others out: of
+// those there are few, and the next one takes the place of the oldest.
+static bool is_unknown(const struct client *client)
+{
+    return !connection_is_ready(client->connection) || connection_is_stranger(client->connection);
+}
+
+static void make_room(struct member *member)
+{
+    struct client *client, *oldest = NULL;
+    unsigned unknown = 0, all = 0;
+    LIST_FOREACH(client, &member->clients, link)
+    {
+        all++;
+        if (!is_unknown(client))
+            continue;
+        unknown++;
+        oldest = client; // the newest is the list's head
+    }
+    if (oldest && (unknown >= MEMBER_UNKNOWN_MAX || all >= MEMBER_CLIENTS_MAX))
+        client_end(oldest, "there are too many that haven't said who they are");
+}
+
+static bool has_room(struct member *member)
+{
+    struct client *client;
+    unsigned all = 0;
+    LIST_FOREACH(client, &member->clients, link)
+    all++;
+    return all < MEMBER_CLIENTS_MAX;
+}
 
 void member_client_accept(uv_stream_t *listener, int status)
 {
+    static const char *const protocols[] = {PROTOCOL_CONTROL};
     struct member *member = listener->data;
     struct client *client = status < 0 ? NULL : calloc(1, sizeof(*client));
     if (!client)
         return;
     client->member = member;
+    client->since = member->ticks;
     LIST_INIT(&client->watches);
+    make_room(member);
     client->connection =
         connection_accept(&member->connections, listener, member->tls, &client_callbacks, client);
     if (!client->connection) {
@@ -407,7 +472,51 @@ void member_client_accept(uv_stream_t *listener, int status)
     }
     if (member->options.own_tls)
         connection_admit_strangers(client->connection);
+    else
+        connection_admit_clients(client->connection);
+    if (member->options.remote)
+        connection_offer(client->connection, protocols, 1);
     LIST_INSERT_HEAD(&member->clients, client, link);
+    // This host's own are never turned away.
+    if (connection_is_remote(client->connection) && !has_room(member))
+        client_end(client, "there are too many clients");
+}
+
+static void end_those_that_are_late(struct member *member)
+{
+    struct client *client, *next;
+    LIST_FOREACH_SAFE(client, &member->clients, link, next)
+    {
+        uint64_t age = member->ticks - client->since;
+        if (!is_unknown(client))
+            continue;
+        if (!connection_is_ready(client->connection)
+                ? age > member_ticks_of(member, MEMBER_UNKNOWN_SECONDS)
+                : age > member_ticks_of(member, MEMBER_STRANGER_SECONDS))
+            client_end(client, "it didn't say who it is, or what it wants, in time");
+    }
+}
+
+// Certificates that were good when their connections began. What takes them back is in the store;
+// that they expire is looked at once a second.
+static void end_those_without_right(struct member *member)
+{
+    struct client *client, *next;
+    uint64_t revision = member->machine->mvcc.revision;
+    if (member->access_revision == revision && member->ticks % member_ticks_of(member, 1))
+        return;
+    member->access_revision = revision;
+    LIST_FOREACH_SAFE(client, &member->clients, link, next)
+    {
+        const char *fault = client->has_subject && !client->denied
+                                ? member_certificate_fault(member, &client->subject)
+                                : NULL;
+        if (!fault)
+            continue;
+        member_log_turned_away(member, client->connection, "a client's certificate", fault);
+        client_end(client, fault);
+    }
+    member_peers_end_gone(member);
 }
 
 // A client that leaves more unread than its share for too long is cut off.
@@ -447,6 +556,8 @@ void member_clients_tick(struct member *member)
 {
     struct client *client, *next;
     end_watches_without_leader(member);
+    end_those_that_are_late(member);
+    end_those_without_right(member);
     for (client = LIST_FIRST(&member->clients); client; client = next) {
         next = LIST_NEXT(client, link);
         if (client_is_stalled(client)) {

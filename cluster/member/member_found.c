@@ -144,13 +144,17 @@ static int create_log(const struct wal_options *options, const struct wal_identi
 // ---- founding ----
 
 int member_make_tls(const struct member_options *options, const struct certificate_pair *ca,
-                    struct error *err)
+                    uint64_t member_id, struct error *err)
 {
+    char id[17];
+    snprintf(id, sizeof(id), "%016" PRIx64, member_id);
+    const struct certificate_subject subject = {
+        .name = options->name, .id = id, .seconds = options->certificate_seconds};
     struct certificate_pair request = {0};
     char *own = NULL;
     int r = certificate_make_request(options->name, &request, err);
     if (!r)
-        r = certificate_sign(ca, request.certificate, options->name, &own, err);
+        r = certificate_sign(ca, request.certificate, &subject, &own, err);
     if (!r)
         r = write_tls(options->directory, ca->certificate, own, request.key, err);
     certificate_pair_free(&request);
@@ -178,7 +182,7 @@ int member_found(struct member *member, const struct wal_options *options, struc
         char text[UUID_TEXT_SIZE];
         error = certificate_make_ca(uuid_format(&cluster, text), &ca, err);
         if (!error)
-            error = member_make_tls(&member->options, &ca, err);
+            error = member_make_tls(&member->options, &ca, identity.member, err);
     }
     if (!error)
         error = create_log(options, &identity, &first, &member->self,

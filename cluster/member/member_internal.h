@@ -6,6 +6,7 @@
 //   member_clients.c   connections with clients, requests, watches
 //   member_admin.c     records, removals, status
 //   member_join.c      tokens, and who joins by one: the cluster's side
+//   member_access.c    whose certificates are good for what, and those of clients
 //   member_found.c     founding and joining: the new member's side
 //   member_roles.c     who is a voter: Raft's configuration follows the records
 //   member_snapshot.c  snapshots of the store, taken and received
@@ -13,6 +14,7 @@
 
 #include <bsd/sys/queue.h>
 
+#include "base/tls.h"
 #include "cluster/member/connection.h"
 #include "cluster/member/member.h"
 #include "cluster/raft/raft.h"
@@ -26,7 +28,11 @@ enum {
     MEMBER_REQUESTS_MAX = 1024,         // of one client under way
     MEMBER_WATCHES_MAX = 4096,          // of one client
     MEMBER_TICK_DIVIDER = 10,           // ticks of one heartbeat
-    MEMBER_LEADERLESS_ELECTIONS = 2,    // time-outs without a leader, then watches go elsewhere
+    MEMBER_UNKNOWN_MAX = 64, // connections of whoever hasn't said yet who they are, at each port
+    MEMBER_UNKNOWN_SECONDS = 10,  // that they have for it
+    MEMBER_STRANGER_SECONDS = 60, // and whoever joins, for all of it
+    MEMBER_CLIENTS_MAX = 1024,
+    MEMBER_LEADERLESS_ELECTIONS = 2, // time-outs without a leader, then watches go elsewhere
 };
 
 struct client;
@@ -66,7 +72,11 @@ struct client {
     LIST_ENTRY(client) link;
     struct member *member;
     struct connection *connection;
-    bool asked;        // something, at least once
+    bool asked;       // something, at least once
+    bool denied;      // its certificate is good for nothing here
+    uint64_t since;   // the tick in which it came
+    bool has_subject; // it came with a certificate:
+    struct tls_subject subject;
     unsigned requests; // under way
     unsigned watch_count;
     LIST_HEAD(, watch) watches;
@@ -92,7 +102,9 @@ struct inbound {
     LIST_ENTRY(inbound) link;
     struct member *member;
     struct connection *connection;
-    uint64_t id; // 0 before its hello
+    uint64_t id;         // 0 before its hello
+    uint64_t since;      // the tick in which it came
+    uint64_t gone_since; // and that after which it was known to be gone; 0: it isn't
 };
 
 struct member {
@@ -138,6 +150,7 @@ struct member {
     uint64_t removed_ticks;
     uint64_t leaderless_ticks;
     uint64_t turned_away_ticks; // before that tick no other client's fault is told
+    uint64_t access_revision;   // up to it certificates in use were looked at
 
     struct store_snapshot *taking;
     bool taking_done;
@@ -184,6 +197,7 @@ void member_peers_tick(struct member *member);
 void member_peers_refresh(struct member *member);
 uint32_t member_peers_understand(struct member *member);
 void member_peers_send_hash(struct member *member);
+void member_peers_end_gone(struct member *member);
 void member_peers_free(struct member *member);
 
 // member_clients.c
@@ -207,6 +221,7 @@ enum store_status member_propose_txn(struct member *member, const struct store_t
                                      enum protocol_request kind);
 void member_answer_json_status(struct member *member, struct client *client, uint64_t request);
 void member_answer_json_members(struct member *member, struct client *client, uint64_t request);
+void member_answer_json_clients(struct member *member, struct client *client, uint64_t request);
 void member_answer_json_leases(struct member *member, struct client *client, uint64_t request);
 enum store_status member_admin_request(struct member *member, struct client *client,
                                        uint64_t request, enum protocol_request kind,
@@ -216,6 +231,9 @@ void member_admin_answer(struct member *member, const struct pending *pending,
                          const struct byte_writer *answer);
 
 // member_join.c
+struct certificate_pair;
+// The cluster's CA with its key, where this member has it; to be freed.
+bool member_ca(struct member *member, struct certificate_pair *ca);
 enum store_status member_request_token(struct member *member, struct client *client,
                                        uint64_t request, struct byte_reader *body);
 enum store_status member_request_join(struct member *member, struct client *client,
@@ -225,11 +243,25 @@ enum store_status member_request_join(struct member *member, struct client *clie
 void member_answer_certificate(struct member *member, const struct byte_writer *answer,
                                struct byte_writer *w);
 
+// member_access.c
+// Whether `id` is who its certificate says, where the cluster makes its own.
+bool member_is_who(struct member *member, const struct connection *connection, uint64_t id);
+enum store_status member_request_client_sign(struct member *member, struct client *client,
+                                             uint64_t request, struct byte_reader *body);
+enum store_status member_request_client_revoke(struct member *member, struct client *client,
+                                               uint64_t request, struct byte_reader *body);
+// Appends to the answer what its transaction has read back: the certificate, and the CA's.
+void member_answer_client_certificate(struct member *member, const struct byte_writer *answer,
+                                      struct byte_writer *w);
+// Says it in the log, if nothing like it was said within the last second.
+void member_log_turned_away(struct member *member, const struct connection *connection,
+                            const char *whom, const char *reason);
+uint64_t member_ticks_of(const struct member *member, unsigned seconds);
+
 // member_found.c
-struct certificate_pair;
 // A key and a certificate by that CA, in the directory's "tls".
 int member_make_tls(const struct member_options *options, const struct certificate_pair *ca,
-                    struct error *err);
+                    uint64_t member_id, struct error *err);
 int member_found(struct member *member, const struct wal_options *options, struct error *err);
 int member_join(struct member *member, const struct wal_options *options, struct error *err);
 

@@ -120,23 +120,37 @@ static char *text_from(struct member *member, const char *key, size_t length)
     return version ? strndup((const char *)version->value, version->length) : NULL;
 }
 
-static enum store_status sign(struct member *member, struct admission *a, const char *csr)
+bool member_ca(struct member *member, struct certificate_pair *ca)
 {
-    struct certificate_pair ca = {
+    *ca = (struct certificate_pair){
         .certificate =
             text_from(member, MEMBER_CA_CERTIFICATE_KEY, sizeof(MEMBER_CA_CERTIFICATE_KEY) - 1),
         .key = text_from(member, MEMBER_CA_KEY_KEY, sizeof(MEMBER_CA_KEY_KEY) - 1),
     };
+    if (ca->certificate && ca->key)
+        return true;
+    certificate_pair_free(ca);
+    return false;
+}
+
+// A host's certificate carries its member's id, which is never used again.
+static enum store_status sign(struct member *member, const struct member_record *record,
+                              const char *csr, char **certificate)
+{
+    struct certificate_pair ca;
     struct error err = {0};
-    enum store_status status = STORE_OK;
-    if (!ca.certificate || !ca.key)
-        status = STORE_NO_CA;
-    else if (certificate_sign(&ca, csr, a->record.name, &a->certificate, &err)) {
-        log_info("'%s' asks to join: %s", a->record.name, err.message);
-        status = err.code == EBADMSG ? STORE_INVALID : STORE_BUSY;
-    }
+    char id[17];
+    if (!member_ca(member, &ca))
+        return STORE_NO_CA;
+    snprintf(id, sizeof(id), "%016" PRIx64, record->id);
+    struct certificate_subject subject = {
+        .name = record->name, .id = id, .seconds = member->options.certificate_seconds};
+    int r = certificate_sign(&ca, csr, &subject, certificate, &err);
     certificate_pair_free(&ca);
-    return status;
+    if (!r)
+        return STORE_OK;
+    log_info("a certificate for host '%s': %s", record->name, err.message);
+    return err.code == EBADMSG ? STORE_INVALID : STORE_BUSY;
 }
 
 // Unused, or used by this very member, which has never got further than that.
@@ -214,7 +228,7 @@ enum store_status member_request_join(struct member *member, struct client *clie
         status = STORE_DENIED;
     // Whoever has no token is given no work to do.
     if (status == STORE_OK && csr)
-        status = sign(member, &a, csr);
+        status = sign(member, &a.record, csr, &a.certificate);
     if (status == STORE_OK) {
         member_record_encode(&a.value, &a.record);
         status = propose_admission(member, &a, client, request, kind);

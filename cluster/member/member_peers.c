@@ -108,7 +108,7 @@ static bool peer_frame(void *owner, struct connection *connection, uint16_t type
         return false;
     }
     if (type != PROTOCOL_HELLO || !decode_hello(&hello, payload, length) ||
-        hello.from != peer->id ||
+        hello.from != peer->id || !member_is_who(peer->member, connection, hello.from) ||
         memcmp(hello.cluster, peer->member->identity.cluster, sizeof(hello.cluster)) != 0)
         return false;
     peer->up = true;
@@ -183,9 +183,12 @@ void member_peer_send(struct member *member, const struct raft_message *message)
         connection_send(peer->connection, PROTOCOL_RAFT, w->data, length);
 }
 
+static void end_those_that_are_late(struct member *member);
+
 void member_peers_tick(struct member *member)
 {
     struct peer *peer;
+    end_those_that_are_late(member);
     LIST_FOREACH(peer, &member->peers, link)
     {
         if (peer->connection)
@@ -286,6 +289,9 @@ void member_peers_send_hash(struct member *member)
 static void inbound_closed(void *owner, struct connection *connection, const char *reason)
 {
     struct inbound *inbound = owner;
+    if (!inbound->id && connection)
+        member_log_turned_away(inbound->member, connection, "a caller at the port for members",
+                               reason);
     LIST_REMOVE(inbound, link);
     free(inbound);
 }
@@ -312,6 +318,11 @@ static bool take_hello(struct inbound *inbound, const uint8_t *payload, size_t l
     struct hello hello;
     if (inbound->id || !decode_hello(&hello, payload, length))
         return false;
+    if (!member_is_who(member, inbound->connection, hello.from)) {
+        member_log_turned_away(member, inbound->connection, "a caller at the port for members",
+                               "its certificate is another host's than the one that it says it is");
+        return false;
+    }
     uint8_t why = 0;
     if (memcmp(hello.cluster, member->identity.cluster, sizeof(hello.cluster)) != 0)
         why = REFUSED_CLUSTER;
@@ -380,6 +391,55 @@ static bool inbound_frame(void *owner, struct connection *connection, uint16_t t
 static const struct connection_callbacks inbound_callbacks = {.frame = inbound_frame,
                                                               .closed = inbound_closed};
 
+static void inbound_end(struct inbound *inbound, const char *reason)
+{
+    connection_close(inbound->connection);
+    inbound_closed(inbound, inbound->connection, reason);
+}
+
+// Of those that haven't said who they are, the next one takes the place of the oldest.
+static void make_room(struct member *member)
+{
+    struct inbound *inbound, *oldest = NULL;
+    unsigned unknown = 0;
+    LIST_FOREACH(inbound, &member->inbound, link)
+    {
+        if (inbound->id)
+            continue;
+        unknown++;
+        oldest = inbound; // the newest is the list's head
+    }
+    if (unknown >= MEMBER_UNKNOWN_MAX)
+        inbound_end(oldest, "there are too many that haven't said who they are");
+}
+
+static void end_those_that_are_late(struct member *member)
+{
+    struct inbound *inbound, *next;
+    LIST_FOREACH_SAFE(inbound, &member->inbound, link, next)
+    {
+        if (!inbound->id &&
+            member->ticks - inbound->since > member_ticks_of(member, MEMBER_UNKNOWN_SECONDS))
+            inbound_end(inbound, "it didn't say who it is in time");
+    }
+}
+
+// They were told (tell_the_gone); whoever stays nevertheless has no honest reason to.
+void member_peers_end_gone(struct member *member)
+{
+    struct inbound *inbound, *next;
+    LIST_FOREACH_SAFE(inbound, &member->inbound, link, next)
+    {
+        if (!inbound->id || !member_is_gone(member, inbound->id))
+            inbound->gone_since = 0;
+        else if (!inbound->gone_since)
+            inbound->gone_since = member->ticks + 1;
+        else if (member->ticks - inbound->gone_since >
+                 member_ticks_of(member, MEMBER_UNKNOWN_SECONDS))
+            inbound_end(inbound, "its member was removed");
+    }
+}
+
 void member_peer_accept(uv_stream_t *listener, int status)
 {
     struct member *member = listener->data;
@@ -387,6 +447,8 @@ void member_peer_accept(uv_stream_t *listener, int status)
     if (!inbound)
         return;
     inbound->member = member;
+    inbound->since = member->ticks;
+    make_room(member);
     inbound->connection =
         connection_accept(&member->connections, listener, member->tls, &inbound_callbacks, inbound);
     if (!inbound->connection) {

@@ -7,35 +7,82 @@
 
 static const char member_prefix[8] = {0, 'm', 'e', 'm', 'b', 'e', 'r', '/'};
 
-enum { RECORD_VERSION = 1 };
+static const char client_prefix[8] = {0, 'c', 'l', 'i', 'e', 'n', 't', '/'};
 
-void member_key(uint8_t key[MEMBER_KEY_SIZE], uint64_t id)
+enum { RECORD_VERSION = 1, CLIENT_REVOKED = 1, CLIENT_READ_ONLY = 2, CERTIFICATE_MAX = 32768 };
+
+static void put_key(uint8_t *key, const char *prefix, size_t length, uint64_t id)
 {
     char digits[17];
     snprintf(digits, sizeof(digits), "%016" PRIx64, id);
-    memcpy(key, member_prefix, sizeof(member_prefix));
-    memcpy(key + sizeof(member_prefix), digits, 16);
+    memcpy(key, prefix, length);
+    memcpy(key + length, digits, 16);
+}
+
+static bool parse_key(struct store_bytes key, const char *prefix, size_t length, uint64_t *id)
+{
+    char digits[17] = {0}, *end;
+    if (key.length != length + 16 || memcmp(key.data, prefix, length) != 0)
+        return false;
+    memcpy(digits, key.data + length, 16);
+    *id = strtoull(digits, &end, 16);
+    return *end == 0 && *id != 0;
+}
+
+void member_key(uint8_t key[MEMBER_KEY_SIZE], uint64_t id)
+{
+    put_key(key, member_prefix, sizeof(member_prefix), id);
 }
 
 void member_gone_key(uint8_t key[MEMBER_GONE_KEY_SIZE], uint64_t id)
 {
     static const char gone_prefix[6] = {0, 'g', 'o', 'n', 'e', '/'};
-    char digits[17];
-    snprintf(digits, sizeof(digits), "%016" PRIx64, id);
-    memcpy(key, gone_prefix, sizeof(gone_prefix));
-    memcpy(key + sizeof(gone_prefix), digits, 16);
+    put_key(key, gone_prefix, sizeof(gone_prefix), id);
 }
 
 bool member_key_parse(struct store_bytes key, uint64_t *id)
 {
-    char digits[17] = {0};
-    if (key.length != MEMBER_KEY_SIZE ||
-        memcmp(key.data, member_prefix, sizeof(member_prefix)) != 0)
+    return parse_key(key, member_prefix, sizeof(member_prefix), id);
+}
+
+void client_key(uint8_t key[CLIENT_KEY_SIZE], uint64_t id)
+{
+    put_key(key, client_prefix, sizeof(client_prefix), id);
+}
+
+bool client_key_parse(struct store_bytes key, uint64_t *id)
+{
+    return parse_key(key, client_prefix, sizeof(client_prefix), id);
+}
+
+void client_record_encode(struct byte_writer *w, const struct client_record *record)
+{
+    byte_writer_u16(w, RECORD_VERSION);
+    byte_writer_u64(w, record->id);
+    byte_writer_u8(w, (uint8_t)((record->revoked ? CLIENT_REVOKED : 0) |
+                                (record->read_only ? CLIENT_READ_ONLY : 0)));
+    byte_writer_u64(w, record->made);
+    byte_writer_u64(w, record->ends);
+    byte_writer_string(w, record->name);
+    byte_writer_blob(w, record->certificate.data, record->certificate.length);
+}
+
+bool client_record_decode(struct client_record *record, struct store_bytes value)
+{
+    struct byte_reader r;
+    byte_reader_init(&r, value.data, value.length);
+    if (byte_reader_u16(&r) != RECORD_VERSION)
         return false;
-    memcpy(digits, key.data + sizeof(member_prefix), 16);
-    char *end;
-    *id = strtoull(digits, &end, 16);
-    return *end == 0 && *id != 0;
+    record->id = byte_reader_u64(&r);
+    uint8_t flags = byte_reader_u8(&r);
+    record->revoked = flags & CLIENT_REVOKED;
+    record->read_only = flags & CLIENT_READ_ONLY;
+    record->made = byte_reader_u64(&r);
+    record->ends = byte_reader_u64(&r);
+    if (!byte_reader_string(&r, record->name, sizeof(record->name)))
+        return false;
+    record->certificate.data = byte_reader_blob(&r, CERTIFICATE_MAX, &record->certificate.length);
+    return !r.failed;
 }
 
 void member_record_encode(struct byte_writer *w, const struct member_record *record)

@@ -36,7 +36,16 @@ enum protocol_request {
     REQUEST_LEASES = 16,
     REQUEST_MEMBER_ROLES = 17,
     REQUEST_ENROL = 18,
+    REQUEST_CLIENT_SIGN = 19,
+    REQUEST_CLIENT_REVOKE = 20,
+    REQUEST_CLIENTS = 21,
+    REQUEST_HOST_RENEW = 22,
 };
+
+// What is spoken inside TLS at the port for clients, by ALPN: without, frames; the lines of the
+// control protocol (cluster/api/remote.h); or the console or log of one machine.
+#define PROTOCOL_CONTROL "ferry-control/1"
+#define PROTOCOL_STREAM  "ferry-stream/1"
 
 enum { PROTOCOL_STALE = 1 }; // flag of REQUEST_TXN: this member's own, maybe old, state will do
 
@@ -72,6 +81,22 @@ void member_gone_key(uint8_t key[MEMBER_GONE_KEY_SIZE], uint64_t id);
 // "\0certificate/" and a member's id: the last one that was made for it.
 #define MEMBER_CA_CERTIFICATE_KEY "\0ca/certificate"
 #define MEMBER_CA_KEY_KEY         "\0ca/key"
+
+// What the store holds about a certificate for a client, under "\0client/" and its id: until it
+// ends by itself, also when it was taken back.
+struct client_record {
+    uint64_t id;
+    bool revoked, read_only;
+    uint64_t made, ends; // seconds since 1970
+    char name[MEMBER_NAME_SIZE];
+    struct store_bytes certificate; // PEM, with the CA's behind it; points into what was decoded
+};
+enum { CLIENT_KEY_SIZE = 8 + 16 };
+void client_key(uint8_t key[CLIENT_KEY_SIZE], uint64_t id);
+bool client_key_parse(struct store_bytes key, uint64_t *id);
+void client_record_encode(struct byte_writer *w, const struct client_record *record);
+bool client_record_decode(struct client_record *record, struct store_bytes value);
+
 void member_record_encode(struct byte_writer *w, const struct member_record *record);
 // Records of before there were wishes wish to be voters.
 bool member_record_decode(struct member_record *record, struct store_bytes value);

@@ -80,6 +80,32 @@ void connection_admit_strangers(struct connection *connection)
         tls_session_admit_strangers(connection->tls->session);
 }
 
+void connection_admit_clients(struct connection *connection)
+{
+    if (connection->tls)
+        tls_session_admit_clients(connection->tls->session);
+}
+
+void connection_offer(struct connection *connection, const char *const *names, unsigned count)
+{
+    // Without memory for it the other side speaks no such protocol, which is seen and said.
+    if (connection->tls)
+        tls_session_offer(connection->tls->session, names, count);
+}
+
+bool connection_speaks(const struct connection *connection, const char *name)
+{
+    return connection->tls && tls_session_speaks(connection->tls->session, name);
+}
+
+bool connection_subject(const struct connection *connection, struct tls_subject *subject)
+{
+    if (connection->tls)
+        return tls_session_subject(connection->tls->session, subject);
+    *subject = (struct tls_subject){.client = true};
+    return false;
+}
+
 bool connection_is_stranger(const struct connection *connection)
 {
     return connection->tls && tls_session_is_stranger(connection->tls->session);

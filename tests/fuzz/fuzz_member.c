@@ -19,5 +19,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         member_record_encode(&again, &record);
         byte_writer_free(&again);
     }
+    struct client_record client;
+    client_key_parse((struct store_bytes){data, size}, &id);
+    if (client_record_decode(&client, (struct store_bytes){data, size})) {
+        byte_writer_init(&again);
+        client_record_encode(&again, &client);
+        byte_writer_free(&again);
+    }
     return 0;
 }

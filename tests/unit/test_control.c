@@ -453,6 +453,45 @@ START_TEST(connections_are_bounded)
 }
 END_TEST
 
+static void note_gone(void *opaque)
+{
+    *(bool *)opaque = true;
+}
+
+// As ferryd does with connections by TLS: other methods than those of the socket, the same limits.
+START_TEST(others_can_be_adopted)
+{
+    static const struct control_method one[] = {{"echo", echo}, {NULL, NULL}};
+    static const char *const none[] = {NULL};
+    int pair[2];
+    bool gone = false;
+    const struct control_service own = {.methods = one, .features = none, .opaque = &gone};
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+    ck_assert_int_eq(control_server_adopt(server, pair[0], &own, note_gone), 0);
+    run_loop();
+    expect_line(pair[1], "{\"hello\": {\"protocol\": \"1.0\", \"server\": \"ferry " FERRY_VERSION
+                         "\", \"features\": []}}");
+    send_text(pair[1], "{\"id\": 1, \"method\": \"echo\"}\n{\"id\": 2, \"method\": \"huge\"}\n");
+    expect_line(pair[1], "{\"id\": 1, \"result\": {}}");
+    expect_line(pair[1], "{\"id\": 2, \"error\": {\"code\": \"unknown-method\", \"message\": "
+                         "\"there is no method 'huge'\"}}");
+    ck_assert(!gone);
+    close(pair[1]);
+    run_loop();
+    ck_assert(gone);
+    int fds[CONTROL_CLIENTS_LIMIT];
+    for (int i = 0; i < CONTROL_CLIENTS_LIMIT; i++)
+        fds[i] = join_past_hello();
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+    ck_assert_int_eq(control_server_adopt(server, pair[0], &own, note_gone), -EBUSY);
+    close(pair[0]);
+    close(pair[1]);
+    for (int i = 0; i < CONTROL_CLIENTS_LIMIT; i++)
+        close(fds[i]);
+    run_loop();
+}
+END_TEST
+
 // ---- descriptors ----
 
 START_TEST(descriptors_belong_to_their_request)
@@ -1122,6 +1161,7 @@ int main(void)
     tcase_add_test(transport, events_go_to_subscribers);
     tcase_add_test(transport, who_does_not_read_is_cut_off);
     tcase_add_test(transport, connections_are_bounded);
+    tcase_add_test(transport, others_can_be_adopted);
     tcase_add_test(transport, descriptors_belong_to_their_request);
     tcase_add_test(transport, descriptors_not_used_are_closed);
     tcase_add_loop_test(transport, bad_descriptors, 0, COUNT(bad_fds));
