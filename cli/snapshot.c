@@ -59,7 +59,9 @@ const struct subcommand command_snapshot = {
     .arguments = "NAME FILE",
     .summary =
         "writes a machine's RAM and state to a file; the machine stands meanwhile, then goes on",
-    .details = "Disks are not in it: restore checks that they are as they were.",
+    .details = "Disks are not in it: restore checks that they are as they were. Until all of it is "
+               "on the disk it\n"
+               "is FILE.partial, and another command that would write the same FILE is refused.",
     .options = options,
     .least = 2,
     .most = 2,

@@ -3,7 +3,30 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+// Opens the file, empty and locked by this open of it; whoever got the descriptor holds the lock
+// too, even when this process is killed. -EWOULDBLOCK when it is somebody else's, or -errno.
+static int open_alone(const char *path)
+{
+    for (;;) {
+        struct stat here, there;
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        int r = fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &here) < 0 ? -errno : 0;
+        if (r == 0 && stat(path, &there) == 0 && here.st_ino == there.st_ino) {
+            if (ftruncate(fd, 0) == 0)
+                return fd;
+            r = -errno;
+        }
+        if (fd >= 0)
+            close(fd);
+        // Else its last owner gave it its name, or took it away, since it was opened.
+        if (r < 0)
+            return r;
+    }
+}
 
 int whole_file_open(struct whole_file *file, const char *path, struct error *err)
 {
@@ -11,15 +34,20 @@ int whole_file_open(struct whole_file *file, const char *path, struct error *err
     if (snprintf(file->partial, sizeof(file->partial), "%s.partial", path) >=
         (int)sizeof(file->partial))
         return error_set(err, ENAMETOOLONG, "'%s' is too long", path);
-    int fd = open(file->partial, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    file->stream = fd < 0 ? NULL : fdopen(fd, "r+b");
+    int fd = open_alone(file->partial);
+    if (fd == -EWOULDBLOCK)
+        return error_set(err, EBUSY,
+                         "'%s' is being written by somebody else: wait for that, or choose "
+                         "another file",
+                         path);
+    if (fd < 0)
+        return error_set_errno(err, -fd, "'%s' can't be made", file->partial);
+    file->stream = fdopen(fd, "r+b");
     if (file->stream)
         return 0;
     int r = error_set_errno(err, errno, "'%s' can't be made", file->partial);
-    if (fd >= 0) {
-        close(fd);
-        unlink(file->partial);
-    }
+    unlink(file->partial);
+    close(fd);
     return r;
 }
 
@@ -39,14 +67,13 @@ int whole_file_end(struct whole_file *file, int error, struct error *err)
     int r = 0;
     if (!error && (fflush(file->stream) || fsync(fileno(file->stream))))
         r = -errno;
-    // What stdio still holds may be what doesn't fit.
-    if (fclose(file->stream) && !error && !r)
-        r = -errno;
     if (!error && !r && rename(file->partial, file->path))
         r = -errno;
+    // With the lock: afterwards it may be somebody else's.
     if (error || r)
         unlink(file->partial);
-    else
+    fclose(file->stream);
+    if (!error && !r)
         r = sync_directory(file->path);
     return error ? error : r ? error_set_errno(err, -r, "'%s' can't be written", file->path) : 0;
 }

@@ -151,13 +151,18 @@ static bool greet(struct channel *channel, const struct migration_target_params 
     channel_set_limit(channel, limit_ns);
     channel_set_deadline(channel, limit_ns);
     const char *wrong = NULL;
+    char versions[MIGRATE_TEXT_LIMIT];
     bool readable = !params->tls || channel_secure(channel, params->tls, true, NULL, &err) == 0;
     if (!readable || channel_receive_frame(channel, MIGRATE_TEXT_LIMIT, &type, &frame) < 0 ||
         type != MIGRATE_HELLO || !migrate_hello_decode(hello, frame.data, frame.length))
         wrong = ""; // not one of ours: no answer
-    else if (hello->major != MIGRATE_VERSION_MAJOR)
-        wrong = "another version of the migration protocol";
-    else if (params->token[0] && !same_token(params->token, hello->token))
+    else if (hello->major != MIGRATE_VERSION_MAJOR) {
+        snprintf(versions, sizeof(versions),
+                 "the source speaks version %u.%u of the migration protocol, this target %u.%u: "
+                 "bring both to the same version of ferry",
+                 hello->major, hello->minor, MIGRATE_VERSION_MAJOR, MIGRATE_VERSION_MINOR);
+        wrong = versions;
+    } else if (params->token[0] && !same_token(params->token, hello->token))
         wrong = "the token is wrong (see what `ferry receive` printed)";
     if (err.code)
         log_warning("receive: a connection was turned away: %s", err.message);

@@ -130,8 +130,9 @@ other() { [ "$1" = a ] && echo b || echo a; }
 
 # round_trips VCPUS MOVES [SIZE]: back and forth: no page is lost, none comes twice. A full-speed writer, so that at each
 # switch all of its range is dirty. Over as many connections as $stream_counts says, in turns; by TLS with
-# receive_scheme=tls and the options of hosts a and b in $options_a and $options_b.
-stream_counts="4 1" options_a='' options_b=''
+# receive_scheme=tls and the options of hosts a and b in $options_a and $options_b. The memory is looked at after each
+# $check_every-th move: a page that was lost stays one behind the others, and shows later too.
+stream_counts="4 1" options_a='' options_b='' check_every=1
 options_of() { [ "$1" = a ] && echo "$options_a" || echo "$options_b"; }
 streams_of() { # move NUMBER
     # shellcheck disable=SC2086 # a list
@@ -152,9 +153,14 @@ round_trips() {
         if ! at $here ferry migrate "$name" "$place" --streams "$(streams_of "$number")" --downtime 3s \
             $(options_of $here) >"$work/said" 2>&1; then
             cat "$work/said" "$heard"
+            for host in a b; do sed "s/^/$host: /" "$work/$host/$name/log" | tail -8; done
             return 1
         fi
         grep ' moved to ' "$work/said" >>"$work/moves"
+        if [ $((number % check_every)) -ne 0 ] && [ "$number" -lt "$moves" ]; then
+            here=$there
+            continue
+        fi
         at "$there" ferry pause "$name" >/dev/null || return
         pattern_holds "$there" "$name" || { echo "after move $number"; return 1; }
         at "$there" ferry resume "$name" >/dev/null

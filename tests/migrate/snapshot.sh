@@ -55,6 +55,20 @@ says "one with damaged metadata" 1 "*damaged*" at b ferry restore --detach "$wor
 says "a file that is none" 1 "*not a snapshot*" at b ferry restore --detach "$GUEST"
 at b ferry rm p >/dev/null
 
+# ---- a file that another command is writing ----
+if command -v flock >/dev/null; then
+    at a run w "idle" >/dev/null
+    echo theirs >"$work/shared.partial"
+    says "a file that somebody else is writing is refused" 1 "*shared' is being written by somebody else*" \
+        at a flock "$work/shared.partial" ferry snapshot w "$work/shared"
+    check "and stays as it is" [ "$(cat "$work/shared.partial")" = theirs ]
+    says "what a killed command left is overwritten" 0 "*shared: *written" at a ferry snapshot w "$work/shared"
+    check "and gone" [ ! -e "$work/shared.partial" ]
+    at a ferry kill w >/dev/null
+else
+    skip "a file that another command is writing" "no flock here"
+fi
+
 # ---- a full disk ----
 mkdir "$work/small"
 if mount -t tmpfs -o size=1M none "$work/small" 2>/dev/null; then

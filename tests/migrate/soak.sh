@@ -1,12 +1,12 @@
 #!/bin/sh
-# soak.sh MOVES [SCHEME]...: that many moves back and forth, in turns of 1, 2, 4 and 8 vCPUs, several amounts of memory, plain and by
-# TLS, each over 1 to 16 connections. It says how many were made, and how many failed.
+# soak.sh MOVES [SCHEME]...: that many moves back and forth, in turns of 1, 2, 4 and 8 vCPUs, several amounts of memory,
+# plain and by TLS, each over 1 to 16 connections. It says how many were made, and how many failed.
 . "$(dirname "$0")/lib.sh"
 left=${1:-4000}
 [ $# -gt 0 ] && shift
 schemes=${*:-tcp tls}
 turn=0
-stream_counts="1 2 4 8 16 3"
+stream_counts="1 2 4 8 16 3" check_every=4
 make_ca ca
 make_certificate hosta ca
 make_certificate hostb ca
