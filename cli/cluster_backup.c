@@ -23,10 +23,9 @@ const struct subcommand cluster_backup = {
     .name = "cluster backup",
     .arguments = "FILE",
     .summary = "saves what the cluster knows to a file",
-    .details =
-        "All that was committed before it was asked for is in it: hosts, machines, settings, "
-        "and the key of\nthe cluster's CA. No disks, and no memory of machines. Keep it as "
-        "you keep keys.",
+    .details = "All that was committed before it was asked for is in it: hosts, machines, "
+               "settings. No disks, "
+               "no memory\nof machines, and not the key of the cluster's CA.",
     .options = options,
     .least = 1,
     .most = 1,

@@ -113,26 +113,33 @@ static int forget(struct store_machine *machine, enum record_kind kind)
     return apply(machine, &op);
 }
 
-static char *text_of(const struct store_machine *machine, const char *key, size_t length)
+static int put_own(struct store_machine *machine, const char *key, size_t length, const char *text)
 {
-    const struct mvcc_version *version =
-        mvcc_newest(mvcc_find(&machine->mvcc, (struct store_bytes){(const uint8_t *)key, length}));
-    return version ? strndup((const char *)version->value, version->length) : NULL;
+    struct store_op op = {.kind = text ? STORE_PUT : STORE_DELETE,
+                          .key = {(const uint8_t *)key, length}};
+    if (text)
+        op.value = store_string(text);
+    return apply(machine, &op);
 }
 
-// The old CA, and a new certificate for this host.
-static int make_tls(const struct restoring *restoring, const struct store_machine *machine)
+// A CA of its own: the old one's key is in no backup, and no certificate of the old cluster, of a
+// host or a client, is good for the new one.
+static int make_tls(const struct restoring *restoring, struct store_machine *machine)
 {
-    struct certificate_pair ca = {
-        .certificate =
-            text_of(machine, MEMBER_CA_CERTIFICATE_KEY, sizeof(MEMBER_CA_CERTIFICATE_KEY) - 1),
-        .key = text_of(machine, MEMBER_CA_KEY_KEY, sizeof(MEMBER_CA_KEY_KEY) - 1),
-    };
-    int r = ca.certificate && ca.key
-                ? member_make_tls(restoring->options, &ca, restoring->member, restoring->err)
-                : error_set(restoring->err, ENOENT,
-                            "the backup has no CA: start ferryd with --tls-cert, --tls-key and "
-                            "--tls-ca, or --insecure, as that cluster's were");
+    struct certificate_pair ca = {0};
+    struct uuid name;
+    char text[UUID_TEXT_SIZE];
+    int r = uuid_generate_random(&name);
+    if (!r)
+        r = certificate_make_ca(uuid_format(&name, text), &ca, restoring->err);
+    if (!r)
+        r = put_own(machine, MEMBER_CA_CERTIFICATE_KEY, sizeof(MEMBER_CA_CERTIFICATE_KEY) - 1,
+                    ca.certificate);
+    // Backups of older versions have it.
+    if (!r)
+        r = put_own(machine, MEMBER_CA_KEY_KEY, sizeof(MEMBER_CA_KEY_KEY) - 1, NULL);
+    if (!r)
+        r = member_make_tls(restoring->options, &ca, restoring->member, restoring->err);
     certificate_pair_free(&ca);
     return r;
 }
@@ -151,7 +158,12 @@ static int change(void *context, struct store_machine *machine)
         r = forget(machine, RECORD_RENEWAL);
     if (!r)
         r = forget(machine, RECORD_MANAGER);
-    return !r && restoring->options->own_tls ? make_tls(restoring, machine) : r;
+    if (!r && restoring->options->own_tls)
+        return make_tls(restoring, machine);
+    if (!r)
+        r = put_own(machine, MEMBER_CA_CERTIFICATE_KEY, sizeof(MEMBER_CA_CERTIFICATE_KEY) - 1,
+                    NULL);
+    return r ? r : put_own(machine, MEMBER_CA_KEY_KEY, sizeof(MEMBER_CA_KEY_KEY) - 1, NULL);
 }
 
 int restore_cluster(const struct member_options *options, const char *path, struct error *err)

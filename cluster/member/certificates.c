@@ -296,6 +296,33 @@ int certificate_sign(const struct certificate_pair *ca, const char *request,
     return code < 0 ? failed(err, code, "signing a certificate") : 0;
 }
 
+bool certificate_key_is_of(const char *certificate_path, const char *key)
+{
+    gnutls_datum_t pem = {0};
+    gnutls_x509_crt_t certificate = NULL;
+    gnutls_x509_privkey_t private = NULL;
+    uint8_t ids[2][KEY_ID_BYTES];
+    size_t sizes[2] = {KEY_ID_BYTES, KEY_ID_BYTES};
+    struct certificate_pair pair = {.key = (char *)(uintptr_t)key};
+    int code = gnutls_load_file(certificate_path, &pem);
+    if (code >= 0)
+        pair.certificate = text_of(&pem);
+    if (code >= 0 && !pair.certificate)
+        code = GNUTLS_E_MEMORY_ERROR;
+    if (code >= 0)
+        code = import_ca(&pair, &certificate, &private);
+    if (code >= 0)
+        code = gnutls_x509_crt_get_key_id(certificate, 0, ids[0], &sizes[0]);
+    if (code >= 0)
+        code = gnutls_x509_privkey_get_key_id(private, 0, ids[1], &sizes[1]);
+    if (certificate)
+        gnutls_x509_crt_deinit(certificate);
+    if (private)
+        gnutls_x509_privkey_deinit(private);
+    free(pair.certificate);
+    return code >= 0 && sizes[0] == sizes[1] && memcmp(ids[0], ids[1], sizes[0]) == 0;
+}
+
 void certificate_pair_free(struct certificate_pair *pair)
 {
     free(pair->certificate);

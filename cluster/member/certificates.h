@@ -39,4 +39,6 @@ int certificate_sign(const struct certificate_pair *ca, const char *request,
 // The request for a certificate of the key that is in this file. 0 or a sentence.
 int certificate_request_for(const char *key_path, const char *name, char **request,
                             struct error *err);
+// Whether `key` (PEM) is that of the certificate in this file.
+bool certificate_key_is_of(const char *certificate_path, const char *key);
 void certificate_pair_free(struct certificate_pair *pair);

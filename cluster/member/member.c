@@ -140,6 +140,7 @@ static void timer_fired(uv_timer_t *timer)
     member_peers_tick(member);
     member_clients_tick(member);
     member_snapshot_tick(member);
+    member_ca_tick(member);
     if (!member->ended)
         member_tick_ended(member);
 }
@@ -301,6 +302,8 @@ int member_start(struct member **out, uv_loop_t *loop, const struct member_optio
             tls_credentials_load(&member->tls, tls_source(options->tls_certificate),
                                  tls_source(options->tls_key), tls_source(options->tls_ca), err);
     if (!error)
+        error = member_ca_load(member, err);
+    if (!error)
         error = open_log(member, err);
     // Again: whoever prepared it may have been killed in between.
     if (!error)
@@ -372,6 +375,7 @@ void member_free(struct member *member)
     if (member->own_files)
         files_posix_close(&member->files);
     tls_credentials_free(member->tls);
+    member_ca_free(member);
     byte_writer_free(&member->answer);
     byte_writer_free(&member->frame);
     free(member->decoded);

@@ -1,7 +1,7 @@
 // Founding and joining: a member's directory, before there is a member.
 //
-// Where `own_tls` is set the certificates are the cluster's: whoever founds it makes the CA, which
-// then is in the store and nowhere else; whoever joins gets one for a key that never leaves here.
+// Where `own_tls` is set the certificates are the cluster's: whoever founds it makes the CA, whose
+// key stays with the voters (member_ca.c); whoever joins gets one for a key that never leaves here.
 // They are in the directory's "tls", written before the log: a directory with a log has them.
 #include <errno.h>
 #include <fcntl.h>
@@ -51,18 +51,26 @@ static int write_file(const char *directory, const char *name, const char *text,
     return error ? error_set_errno(err, error, "'%s' can't be written", path) : 0;
 }
 
+int member_write_tls_file(const char *directory, const char *name, const char *text,
+                          struct error *err)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof(path), "%s/tls", directory);
+    if (n < 0 || (size_t)n >= sizeof(path))
+        return error_set(err, ENAMETOOLONG, "'%s': the path is too long", directory);
+    if (mkdir(path, 0700) != 0 && errno != EEXIST)
+        return error_set_errno(err, errno, "'%s' can't be made", path);
+    return write_file(path, name, text, err);
+}
+
 // `own` is the member's, followed by the CA's.
 static int write_tls(const char *directory, const char *ca, const char *own, const char *key,
                      struct error *err)
 {
-    char path[PATH_MAX];
-    snprintf(path, sizeof(path), "%s/tls", directory);
-    if (mkdir(path, 0700) != 0 && errno != EEXIST)
-        return error_set_errno(err, errno, "'%s' can't be made", path);
-    int r = write_file(path, "host.key", key, err);
+    int r = member_write_tls_file(directory, "host.key", key, err);
     if (!r)
-        r = write_file(path, "host.pem", own, err);
-    return r ? r : write_file(path, "ca.pem", ca, err);
+        r = member_write_tls_file(directory, "host.pem", own, err);
+    return r ? r : member_write_tls_file(directory, "ca.pem", ca, err);
 }
 
 // ---- the first log ----
@@ -83,10 +91,7 @@ static int put_ca(struct mvcc *mvcc, const struct certificate_pair *ca)
 {
     const struct store_bytes certificate = {(const uint8_t *)MEMBER_CA_CERTIFICATE_KEY,
                                             sizeof(MEMBER_CA_CERTIFICATE_KEY) - 1};
-    const struct store_bytes key = {(const uint8_t *)MEMBER_CA_KEY_KEY,
-                                    sizeof(MEMBER_CA_KEY_KEY) - 1};
-    int error = mvcc_put(mvcc, 2, 1, certificate, store_string(ca->certificate), 0, NULL);
-    return error ? error : mvcc_put(mvcc, 2, 2, key, store_string(ca->key), 0, NULL);
+    return mvcc_put(mvcc, 2, 1, certificate, store_string(ca->certificate), 0, NULL);
 }
 
 // A joining member's state is empty, as of index 0. A founder's holds its own record, so it is as
@@ -157,6 +162,8 @@ int member_make_tls(const struct member_options *options, const struct certifica
         r = certificate_sign(ca, request.certificate, &subject, &own, err);
     if (!r)
         r = write_tls(options->directory, ca->certificate, own, request.key, err);
+    if (!r)
+        r = member_write_tls_file(options->directory, "ca.key", ca->key, err);
     certificate_pair_free(&request);
     free(own);
     return r;

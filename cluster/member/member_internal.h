@@ -7,6 +7,7 @@
 //   member_admin.c     records, removals, status
 //   member_join.c      tokens, and who joins by one: the cluster's side
 //   member_access.c    whose certificates are good for what, and those of clients
+//   member_ca.c        the key of the cluster's CA, and how voters come to it
 //   member_found.c     founding and joining: the new member's side
 //   member_roles.c     who is a voter: Raft's configuration follows the records
 //   member_snapshot.c  snapshots of the store, taken and received
@@ -96,6 +97,8 @@ struct peer {
     uint32_t wait_ticks; // until the next try
     uint32_t tries;
     uint32_t newest_command; // that it understands; 0: not known yet
+    bool takes_ca, holds_ca; // it knows of the CA's key as member_ca.c has it; it has it
+    uint64_t ca_again;       // not handed to it before this tick
 };
 
 struct inbound {
@@ -152,6 +155,15 @@ struct member {
     uint64_t turned_away_ticks; // before that tick no other client's fault is told
     uint64_t access_revision;   // up to it certificates in use were looked at
 
+    struct {
+        char *key;     // NULL: it isn't here
+        char *writing; // what is being written; NULL while `working`: it is being removed
+        uv_work_t work;
+        bool working, clear_past;
+        int failed;
+        uint64_t no_voter_since; // the tick in which this member was last known to be a voter
+    } ca;
+
     struct store_snapshot *taking;
     bool taking_done;
     // A received snapshot: its batch waits until the store is decoded.
@@ -197,6 +209,9 @@ void member_peers_tick(struct member *member);
 void member_peers_refresh(struct member *member);
 uint32_t member_peers_understand(struct member *member);
 void member_peers_send_hash(struct member *member);
+struct peer *member_peer_find(struct member *member, uint64_t id);
+void member_peers_send_ca_held(struct member *member);
+void member_peers_ask_for_ca(struct member *member);
 void member_peers_end_gone(struct member *member);
 void member_peers_free(struct member *member);
 
@@ -230,10 +245,21 @@ enum store_status member_admin_request(struct member *member, struct client *cli
 void member_admin_answer(struct member *member, const struct pending *pending,
                          const struct byte_writer *answer);
 
-// member_join.c
+// member_ca.c
 struct certificate_pair;
 // The cluster's CA with its key, where this member has it; to be freed.
 bool member_ca(struct member *member, struct certificate_pair *ca);
+bool member_ca_held(const struct member *member);
+int member_ca_load(struct member *member, struct error *err);
+void member_ca_free(struct member *member);
+void member_ca_tick(struct member *member);
+// Whether that member (NULL: not known) has it, as far as it must; else it is sent.
+bool member_ca_is_with(struct member *member, struct peer *peer);
+// What another member said. `peer` may be NULL. False: it makes no sense.
+bool member_ca_take_frame(struct member *member, struct peer *peer, uint16_t type,
+                          const uint8_t *payload, size_t length);
+
+// member_join.c
 enum store_status member_request_token(struct member *member, struct client *client,
                                        uint64_t request, struct byte_reader *body);
 enum store_status member_request_join(struct member *member, struct client *client,
@@ -260,6 +286,9 @@ uint64_t member_ticks_of(const struct member *member, unsigned seconds);
 
 // member_found.c
 // A key and a certificate by that CA, in the directory's "tls".
+// Writes a file of the directory's "tls": all of it or nothing, durable, for its owner alone.
+int member_write_tls_file(const char *directory, const char *name, const char *text,
+                          struct error *err);
 int member_make_tls(const struct member_options *options, const struct certificate_pair *ca,
                     uint64_t member_id, struct error *err);
 int member_found(struct member *member, const struct wal_options *options, struct error *err);

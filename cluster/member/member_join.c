@@ -114,25 +114,6 @@ struct admission {
     bool again;
 };
 
-static char *text_from(struct member *member, const char *key, size_t length)
-{
-    const struct mvcc_version *version = find(member, key, length);
-    return version ? strndup((const char *)version->value, version->length) : NULL;
-}
-
-bool member_ca(struct member *member, struct certificate_pair *ca)
-{
-    *ca = (struct certificate_pair){
-        .certificate =
-            text_from(member, MEMBER_CA_CERTIFICATE_KEY, sizeof(MEMBER_CA_CERTIFICATE_KEY) - 1),
-        .key = text_from(member, MEMBER_CA_KEY_KEY, sizeof(MEMBER_CA_KEY_KEY) - 1),
-    };
-    if (ca->certificate && ca->key)
-        return true;
-    certificate_pair_free(ca);
-    return false;
-}
-
 // A host's certificate carries its member's id, which is never used again.
 static enum store_status sign(struct member *member, const struct member_record *record,
                               const char *csr, char **certificate)

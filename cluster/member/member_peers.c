@@ -11,6 +11,7 @@
 #include "cluster/member/member_internal.h"
 
 enum { RETRY_TICKS_MAX = 100, PEER_QUEUE_MAX = 32 << 20, HELLO_VERSION = 1 };
+enum { TAKES_CA = 1, HOLDS_CA = 2 }; // behind the hello; members of before say nothing there
 enum { REFUSED_CLUSTER = 1, REFUSED_ID = 2, REFUSED_GONE = 3, REFUSED_VERSION = 4 };
 
 static void send_hello(struct member *member, struct connection *connection, uint64_t to)
@@ -23,6 +24,7 @@ static void send_hello(struct member *member, struct connection *connection, uin
     byte_writer_u64(w, to);
     byte_writer_u32(w, member->options.newest_command);
     byte_writer_string(w, member->self.peer);
+    byte_writer_u8(w, (uint8_t)(TAKES_CA | (member_ca_held(member) ? HOLDS_CA : 0)));
     if (!w->failed)
         connection_send(connection, PROTOCOL_HELLO, w->data, w->length);
 }
@@ -32,6 +34,7 @@ struct hello {
     uint64_t from, to;
     uint32_t newest_command;
     char address[MEMBER_ADDRESS_SIZE];
+    uint8_t ca;
 };
 
 static bool decode_hello(struct hello *hello, const uint8_t *payload, size_t length)
@@ -45,6 +48,7 @@ static bool decode_hello(struct hello *hello, const uint8_t *payload, size_t len
     hello->to = byte_reader_u64(&r);
     hello->newest_command = byte_reader_u32(&r);
     byte_reader_string(&r, hello->address, sizeof(hello->address));
+    hello->ca = byte_reader_left(&r) ? byte_reader_u8(&r) : 0;
     return !r.failed && hello->from != 0;
 }
 
@@ -114,6 +118,8 @@ static bool peer_frame(void *owner, struct connection *connection, uint16_t type
     peer->up = true;
     peer->tries = 0;
     peer->newest_command = hello.newest_command;
+    peer->takes_ca = hello.ca & TAKES_CA;
+    peer->holds_ca = hello.ca & HOLDS_CA;
     return true;
 }
 
@@ -136,6 +142,28 @@ static struct peer *find_peer(struct member *member, uint64_t id)
     if (peer->id == id)
         return peer;
     return NULL;
+}
+
+struct peer *member_peer_find(struct member *member, uint64_t id)
+{
+    return find_peer(member, id);
+}
+
+void member_peers_send_ca_held(struct member *member)
+{
+    uint8_t held = member_ca_held(member);
+    struct peer *peer;
+    LIST_FOREACH(peer, &member->peers, link)
+    if (peer->up && peer->takes_ca)
+        connection_send(peer->connection, PROTOCOL_CA_HELD, &held, sizeof(held));
+}
+
+void member_peers_ask_for_ca(struct member *member)
+{
+    struct peer *peer;
+    LIST_FOREACH(peer, &member->peers, link)
+    if (peer->up && peer->holds_ca)
+        connection_send(peer->connection, PROTOCOL_CA_WANTED, NULL, 0);
 }
 
 static void peer_free(struct peer *peer)
@@ -383,6 +411,12 @@ static bool inbound_frame(void *owner, struct connection *connection, uint16_t t
         return take_message(inbound, payload, length);
     case PROTOCOL_HASH:
         return take_hash(inbound, payload, length);
+    case PROTOCOL_CA_KEY:
+    case PROTOCOL_CA_HELD:
+    case PROTOCOL_CA_WANTED:
+        return inbound->id &&
+               member_ca_take_frame(inbound->member, find_peer(inbound->member, inbound->id), type,
+                                    payload, length);
     default:
         return false;
     }

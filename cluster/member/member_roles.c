@@ -15,10 +15,16 @@ struct plan {
 };
 
 // One that isn't heard from at present would hold up the whole change.
-static bool can_become_voter(struct member *member, uint64_t id)
+static bool has_caught_up(struct member *member, uint64_t id)
 {
     struct raft_peer_status peer;
     return raft_inspect_peer(member->raft, id, &peer) == 0 && peer.caught_up && peer.active;
+}
+
+// Voters have the CA's key: it is sent to who is to become one, and waited for.
+static bool can_become_voter(struct member *member, uint64_t id)
+{
+    return has_caught_up(member, id) && member_ca_is_with(member, member_peer_find(member, id));
 }
 
 // Voters that shall be none stay until those that take their places can: else a replacement would
@@ -55,14 +61,19 @@ static void fill_to_odd(struct member *member, struct plan *plan)
     unsigned able[RAFT_MEMBERS_MAX], free = 0;
     for (unsigned i = 0; i < plan->count; i++)
         if (plan->records[i].wish == MEMBER_WISH_AUTO && plan->wanted[i].roles == RAFT_LEARNER &&
-            plan->now[i] && can_become_voter(member, plan->records[i].id))
+            plan->now[i] && has_caught_up(member, plan->records[i].id))
             able[free++] = i;
     unsigned target = plan->voters + free;
     if (target > MEMBER_VOTERS_AUTO)
         target = MEMBER_VOTERS_AUTO;
     if (target % 2 == 0)
         target--;
-    for (unsigned i = 0; i < free && plan->voters < target; i++, plan->voters++)
+    // All of them or none: one alone would make an even number.
+    unsigned more = target > plan->voters ? target - plan->voters : 0;
+    bool ready = true;
+    for (unsigned i = 0; i < more; i++)
+        ready = can_become_voter(member, plan->records[able[i]].id) && ready;
+    for (unsigned i = 0; ready && i < more; i++, plan->voters++)
         plan->wanted[able[i]].roles = RAFT_VOTER;
 }
 

@@ -10,6 +10,10 @@ enum protocol_frame {
     PROTOCOL_REFUSE = 2, // the other way, then it closes
     PROTOCOL_RAFT = 3,
     PROTOCOL_HASH = 4,
+    // The key of the cluster's CA (member_ca.c): here it is, who has it, who needs it.
+    PROTOCOL_CA_KEY = 5,
+    PROTOCOL_CA_HELD = 6,
+    PROTOCOL_CA_WANTED = 7,
     // Between clients and members.
     PROTOCOL_REQUEST = 16,
     PROTOCOL_ANSWER = 17,
@@ -77,8 +81,9 @@ bool member_key_parse(struct store_bytes key, uint64_t *id);
 // whoever finds it can tell that member so.
 enum { MEMBER_GONE_KEY_SIZE = 6 + 16 };
 void member_gone_key(uint8_t key[MEMBER_GONE_KEY_SIZE], uint64_t id);
-// Keys of the cluster's own CA, where it has one: "\0ca/certificate" and "\0ca/key", PEM; and
-// "\0certificate/" and a member's id: the last one that was made for it.
+// Keys of the cluster's own CA, where it has one: "\0ca/certificate", PEM; and "\0certificate/" and
+// a member's id: the last one that was made for it. "\0ca/key" is from older versions
+// (member_ca.c).
 #define MEMBER_CA_CERTIFICATE_KEY "\0ca/certificate"
 #define MEMBER_CA_KEY_KEY         "\0ca/key"
 

@@ -102,16 +102,23 @@ three() {
     [ "$(on 3 cluster status --format json | jq .voters)" = 3 ]
 }
 check "and a voter" three
+report "the CA's key was handed to it" test -s "$work/data3/tls/ca.key"
 
 for i in 1 2 3; do
     power_off "$i"
 done
 # As if one had been killed between its log and the end of joining.
 echo "0000000000000001 left" >"$work/data3/joining"
+rm "$work/data3/tls/ca.key"
+cp "$work/data1/tls/host.key" "$work/data2/tls/ca.key"
 for i in 1 2 3; do
     host_boot "$i"
 done
 check "all come back by the certificates that they have" hosts_alive 3
+for i in 2 3; do
+    check "a voter that lost the CA's key, or has a wrong one, gets it from another" \
+        cmp -s "$work/data1/tls/ca.key" "$work/data$i/tls/ca.key"
+done
 report "nothing of joining is left" test ! -e "$work/data3/joining"
 [ "$failed" = 0 ] || show_logs
 exit 0

@@ -19,6 +19,21 @@ check "two hosts form a cluster" hosts_alive 2
 quiet() {
     "$@" >/dev/null
 }
+
+# The CA's key is with voters, on their disks, and in no log, snapshot or backup.
+keyless() { # HOST
+    [ ! -e "$work/data$1/tls/ca.key" ]
+}
+key_in_data() {
+    grep -arq --exclude-dir=tls "PRIVATE KEY" "$work/data1" "$work/data2" "$work/saved"
+}
+report "the voter has the CA's key, for its owner alone" test "$(stat -c %a "$work/data1/tls/ca.key")" = 600
+report "the learner hasn't" keyless 2
+report "the other host takes the voter's place" quiet on 1 cluster voter replace h1 h2
+report "and has the key now" test -s "$work/data2/tls/ca.key"
+quiet on 2 cluster backup "$work/saved"
+report "which is in no log, snapshot or backup" test "$(key_in_data && echo yes)" = ""
+
 far() { # CLUSTER COMMAND...: on a machine that is no host
     cluster=$1
     shift
@@ -143,5 +158,6 @@ report "the list of clients says so" test "$(state_of alice) $(state_of bob)" = 
 report "another client's is as good as before" quiet far "$work/bob" vm ls
 report "whom nobody gave one is told so" says "no client has a certificate" on 1 cluster client-revoke nobody
 report "all hosts are still there" hosts_alive 2
+check "who isn't a voter any more has removed the CA's key" keyless 1
 [ "$failed" = 0 ] || show_logs
 exit 0
