@@ -57,7 +57,7 @@ soak: setup-test
 	@tests/run --soak
 
 bench: setup-bench
-	@$(MAKE) $(PARALLEL) all sim placement-sim $(B)/tests/bench/store_load $(B)/tests/compare/libvirt_machine
+	@$(MAKE) $(PARALLEL) all sim placement-sim cluster-tests $(B)/tests/bench/store_load $(B)/tests/compare/libvirt_machine
 	@tests/bench/run
 
 .PHONY: unit fuzz cli-tests test-programs test soak bench

@@ -52,7 +52,7 @@ class Hosts:
         self.sh(f'lease_times="{lease}"')
         for host in range(1, count + 1):
             self.sh(f"facts {host} {options}")
-        self.sh(f"hosts_start {count}", must=f"{count} hosts form a cluster")
+        self.sh(f"hosts_start {count} {count - 1 + count % 2}", must=f"{count} hosts form a cluster")
 
     def __enter__(self):
         return self
@@ -158,10 +158,10 @@ class Hosts:
 
     # ---- asking ----
 
-    def call(self, host, method, timeout=5, **params):
-        return control_call(f"{self.work}/run{host}/.ferryd.sock", method, timeout, params)
+    def call(self, asked, method, /, timeout=5, **params):
+        return control_call(f"{self.work}/run{asked}/.ferryd.sock", method, timeout, params)
 
-    def call_any(self, method, avoid=(), **params):
+    def call_any(self, method, /, avoid=(), **params):
         """Of the first host that answers."""
         why = HostError("no host has power")
         for host in self.numbers():
@@ -188,6 +188,9 @@ class Hosts:
     def machines(self, avoid=()):
         """By name, as the store has them."""
         return {m["name"]: m for m in self.call_any("vm.list", avoid)["machines"]}
+
+    def alive(self):
+        return sum(host["state"] == "alive" for host in self.call_any("cluster.hosts")["hosts"])
 
     def leader(self):
         members = self.call_any("cluster.status")["members"]

@@ -2,7 +2,7 @@
 # after lib.sh, whose members these hosts are. Needs /dev/kvm, but with without_machines=yes. With security=
 # (empty) the cluster makes certificates of its own.
 #
-#   hosts_start N        a cluster of N hosts, set up
+#   hosts_start N [V]    a cluster of N hosts, set up, V of them voters (all)
 #   host_boot I          powers host I on; power_off I: all its processes die at once
 #   ferryd_kill I, ferryd_stop I, ferryd_continue I
 #   on I COMMAND...      `ferry COMMAND` with host I's ferryd
@@ -112,7 +112,7 @@ hosts_start() {
         host_boot "$members" --join "$token@$(member_address 1)"
         wait_until hosts_alive "$members" || return 1
     done
-    wait_until voters_are "$1"
+    wait_until voters_are "${2:-$1}"
 }
 
 hosts_alive() {

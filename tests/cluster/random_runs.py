@@ -33,10 +33,10 @@ FAULTS = ("kill-ferryd", "restart-ferryd", "stop-ferryd", "power-off", "isolate"
 class Fault:
     """What goes wrong at `at` seconds, for `hold`; `victim` 0 is the leader's host."""
 
-    def __init__(self, draw, kind=None):
-        self.kind = kind or draw.choice(FAULTS)
+    def __init__(self, draw, count=HOSTS):
+        self.kind, self.count = draw.choice(FAULTS), count
         self.at, self.hold = draw.uniform(0, 1.5), draw.choice((0.2, 0.6, 1.2, 2.4, 3.2)) * draw.uniform(0.8, 1.2)
-        self.victim, self.other = draw.randint(0, HOSTS), draw.randint(1, HOSTS - 1)
+        self.victim, self.other = draw.randint(0, count), draw.randint(1, count - 1)
         self.pick = draw.random()
 
     def __str__(self):
@@ -48,7 +48,7 @@ class Fault:
                 self.victim = hosts.leader() or 1
             except HostError:
                 self.victim = 1
-        host, pair = self.victim, (self.victim - 1 + self.other) % HOSTS + 1
+        host, pair = self.victim, (self.victim - 1 + self.other) % self.count + 1
         if self.kind in ("kill-ferryd", "restart-ferryd", "power-off", "stop-ferryd") and host in hosts.off:
             return
         if self.kind in ("kill-ferryd", "restart-ferryd"):
