@@ -9,17 +9,6 @@
 #include "devices/virtio/virtio_net_parts.h"
 
 enum {
-    // Header of a frame (virtio 1.2, 5.1.6).
-    HEADER_FLAGS = 0,
-    HEADER_GSO_TYPE = 1,
-    HEADER_NUM_BUFFERS = 10,
-    FLAG_NEEDS_CSUM = 1,
-    GSO_NONE = 0,
-    GSO_TCPV4 = 1,
-    GSO_TCPV6 = 4,
-    GSO_ECN = 0x80,
-    ETHERNET_HEADER = 14,
-
     // Device configuration (5.1.4).
     CONFIG_MAC = 0,
     CONFIG_STATUS = 6,

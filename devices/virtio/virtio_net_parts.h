@@ -21,6 +21,20 @@
 #define NET_F_MQ             VIRTIO_FEATURE(22)
 #define NET_F_CTRL_MAC_ADDR  VIRTIO_FEATURE(23)
 
+// Header of a frame (virtio 1.2, 5.1.6).
+enum {
+    HEADER_FLAGS = 0,
+    HEADER_GSO_TYPE = 1,
+    HEADER_NUM_BUFFERS = 10,
+    FLAG_NEEDS_CSUM = 1,
+    FLAG_DATA_VALID = 2,
+    GSO_NONE = 0,
+    GSO_TCPV4 = 1,
+    GSO_TCPV6 = 4,
+    GSO_ECN = 0x80,
+    ETHERNET_HEADER = 14,
+};
+
 enum {
     NET_QUEUE_SIZE = 256,
     // A receiver keeps popped buffers ready, enough for the largest frame; so each descriptor is

@@ -8,8 +8,6 @@
 enum {
     FRAMES_A_TURN = 64,
     FRAMES_A_PUBLISH = 8, // so that the guest can begin while the rest comes in
-    HEADER_NUM_BUFFERS = 10,
-    ETHERNET_HEADER = 14,
     // Ethernet header, VLAN tag and checksum beside the MTU.
     FRAME_OVERHEAD = 22,
     DEFAULT_MTU = 1500,
@@ -153,11 +151,53 @@ static bool may_hold(struct net_receiver *r)
     return is_mergeable(r) && queue_of(r)->ring.size * average >= 2 * largest_frame(r);
 }
 
+// A byte of a frame that was read into the first `capacity` bytes of the buffers and the spill.
+static uint8_t *frame_byte(struct net_receiver *r, size_t offset, size_t capacity)
+{
+    if (offset >= capacity)
+        return &r->spill[offset - capacity];
+    unsigned i = 0;
+    for (; offset >= r->iov[i].iov_len; i++)
+        offset -= r->iov[i].iov_len;
+    return (uint8_t *)r->iov[i].iov_base + offset;
+}
+
+// Whether the driver may be given a frame with this header; what it isn't to see is cleared
+// (5.1.6.4.1). A tap marks frames whose checksum was looked at without being asked to, and may have
+// kept some from when another driver had agreed on more.
+static bool clean_header(struct net_receiver *r, size_t capacity)
+{
+    const struct virtio_device *d = &r->net->virtio;
+    uint8_t *flags = frame_byte(r, HEADER_FLAGS, capacity);
+    uint8_t type = *frame_byte(r, HEADER_GSO_TYPE, capacity);
+    bool partial = *flags & FLAG_NEEDS_CSUM;
+    uint64_t needs = 0;
+    *flags &= virtio_device_has(d, NET_F_GUEST_CSUM) ? FLAG_NEEDS_CSUM | FLAG_DATA_VALID : 0;
+    switch (type & ~GSO_ECN) {
+    case GSO_NONE:
+        break;
+    case GSO_TCPV4:
+        needs |= NET_F_GUEST_TSO4;
+        break;
+    case GSO_TCPV6:
+        needs |= NET_F_GUEST_TSO6;
+        break;
+    default:
+        return false;
+    }
+    if (partial)
+        needs |= NET_F_GUEST_CSUM;
+    if (type & GSO_ECN)
+        needs |= NET_F_GUEST_ECN;
+    return (d->features & needs) == needs;
+}
+
 // Takes a frame of `length` bytes that was read into the first `capacity` bytes of the buffers and
 // the spill.
 static void place(struct net_receiver *r, size_t length, size_t capacity)
 {
-    if (length < NET_HEADER_SIZE + ETHERNET_HEADER) {
+    if (length < NET_HEADER_SIZE + ETHERNET_HEADER || !clean_header(r, capacity)) {
+        mark_buffers(r, length < capacity ? length : capacity);
         count_drop(r);
     } else if (length <= capacity) {
         deliver(r, length);

@@ -22,10 +22,11 @@
 
 enum { SLOT = 2, PAIRS = 2, RX = 0, TX = 1, CONTROL = 2 * PAIRS, HEADER = NET_HEADER_SIZE };
 
-#define ALL      UINT64_MAX
-#define ONE_PAIR (ALL & ~NET_F_MQ)
-#define UNMERGED (ONE_PAIR & ~NET_F_MRG_RXBUF)
-#define NO_LARGE (ONE_PAIR & ~(NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN))
+#define ALL            UINT64_MAX
+#define GUEST_OFFLOADS (NET_F_GUEST_CSUM | NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN)
+#define ONE_PAIR       (ALL & ~NET_F_MQ)
+#define UNMERGED       (ONE_PAIR & ~NET_F_MRG_RXBUF)
+#define NO_LARGE       (ONE_PAIR & ~(NET_F_GUEST_TSO4 | NET_F_GUEST_TSO6 | NET_F_GUEST_ECN))
 
 static struct fake_machine machine;
 static struct fake_net net;
@@ -196,6 +197,55 @@ START_TEST(frames_come_in)
         ck_assert_uint_eq(bytes_get_u16(p + 10), 1); // num_buffers, always
         ck_assert_mem_eq(p + HEADER, frame + HEADER, sizeof(frame) - HEADER);
     }
+}
+END_TEST
+
+START_TEST(received_headers_fit_the_features)
+{
+    static const struct {
+        uint64_t wanted;
+        uint8_t flags, type;
+        int gets; // flags; -1 when it's dropped
+    } cases[] = {
+        {ALL, 0, 0, 0},
+        {ALL, 2, 0, 2},
+        {ALL, 1, 0, 1},
+        {ALL, 0xff, 0, 3}, // what isn't known isn't told
+        {ALL, 1, 1, 1},
+        {ALL, 1, 0x84, 1},
+        {ALL, 1, 3, -1},
+        {ALL, 0, 0x7f, -1},
+        {ALL & ~NET_F_GUEST_ECN, 1, 0x81, -1},
+        {ALL & ~(NET_F_GUEST_TSO6 | NET_F_GUEST_ECN), 1, 4, -1},
+        {ALL & ~GUEST_OFFLOADS, 2, 0, 0}, // as a tap marks it, unasked
+        {ALL & ~GUEST_OFFLOADS, 1, 0, -1},
+        {ALL & ~GUEST_OFFLOADS, 0, 1, -1},
+    };
+    uint8_t frame[HEADER + 60];
+    unsigned dropped = 0;
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        uint32_t length;
+        driver_start(&driver, cases[i].wanted & ONE_PAIR, 3, 64);
+        uint64_t buffers = offer(RX, 16, 2048);
+        fill(frame, sizeof(frame), i);
+        frame[0] = cases[i].flags;
+        frame[1] = cases[i].type;
+        network_sends(0, frame, sizeof(frame));
+        frame[0] = frame[1] = 0;
+        frame[HEADER]++;
+        network_sends(0, frame, sizeof(frame)); // always comes
+        ck_assert_int_ge(driver_wait_used(&driver, RX, &length), 0);
+        const uint8_t *p = driver_hva(&driver, buffers);
+        dropped += cases[i].gets < 0;
+        ck_assert_msg(p[0] == (cases[i].gets < 0 ? 0 : cases[i].gets), "case %u: flags %u", i,
+                      p[0]);
+        ck_assert_msg((p[HEADER] == frame[HEADER]) == (cases[i].gets < 0), "case %u", i);
+        if (cases[i].gets >= 0)
+            ck_assert_int_ge(driver_wait_used(&driver, RX, &length), 0);
+    }
+    struct virtio_net_drops drops;
+    virtio_net_drops(card, &drops);
+    ck_assert_uint_eq(drops.received, dropped);
 }
 END_TEST
 
@@ -648,6 +698,7 @@ static Suite *make_suite(void)
     tcase_add_test(t, frames_go_out);
     tcase_add_test(t, bad_frames_are_dropped);
     tcase_add_loop_test(t, frames_come_in, 0, 2);
+    tcase_add_test(t, received_headers_fit_the_features);
     tcase_add_test(t, large_frames_are_spread_over_buffers);
     tcase_add_test(t, frames_wait_for_buffers);
     tcase_add_test(t, large_frames_wait_for_more_buffers);
