@@ -394,22 +394,45 @@ static void print_limits(const char *id, const json_t *limits)
     printf(", burst %s\n", burst);
 }
 
+// One word of the command: a limit into `limits`, or what is done to the cable.
+static int read_setting(const char *word, json_t *params, json_t *limits, struct error *err)
+{
+    if (strncmp(word, "link=", 5) != 0)
+        return machine_limits_add_option(limits, word, err);
+    if (strcmp(word + 5, "up") != 0 && strcmp(word + 5, "down") != 0)
+        return error_set(err, EINVAL, "link: '%s' is neither up nor down", word + 5);
+    json_object_set_new(params, "link", json_string(word + 5));
+    return 0;
+}
+
+static void print_settings(const char *id, const json_t *result)
+{
+    const char *link = json_string_value(json_object_get(result, "link"));
+    if (json_object_get(result, "limits"))
+        print_limits(id, json_object_get(result, "limits"));
+    if (link)
+        printf("%s: link %s\n", id, link);
+}
+
 static int set_device(struct control_client *client, const struct device_options *o,
                       char **arguments, struct error *err)
 {
-    json_t *limits = json_object(), *result = NULL;
+    json_t *params = json_pack("{s:s}", "id", arguments[1]), *limits = json_object();
+    json_t *result = NULL;
     int r = 0;
     for (char **word = arguments + 2; *word && r == 0; word++)
-        r = machine_limits_add_option(limits, *word, err);
+        r = read_setting(*word, params, limits, err);
+    if (json_object_size(limits))
+        json_object_set(params, "limits", limits);
     if (r == 0)
-        r = control_client_call(client, "device.set",
-                                json_pack("{s:s, s:O}", "id", arguments[1], "limits", limits), NULL,
-                                0, ACCESS_TIMEOUT_MS, &result, err);
+        r = control_client_call(client, "device.set", json_incref(params), NULL, 0,
+                                ACCESS_TIMEOUT_MS, &result, err);
+    json_decref(params);
     json_decref(limits);
     if (r == 0 && o->common.format == OUTPUT_JSON)
         output_json_line(result);
     else if (r == 0)
-        print_limits(arguments[1], json_object_get(result, "limits"));
+        print_settings(arguments[1], result);
     json_decref(result);
     return r;
 }
@@ -417,11 +440,13 @@ static int set_device(struct control_client *client, const struct device_options
 static int device_set(int argc, char **argv);
 static const struct subcommand set_command = {
     .name = "device set",
-    .arguments = "NAME ID bps=SIZE|iops=N|burst=TIME...",
-    .summary = "limits what a disk or a network may do from now on; 0 takes a limit away",
+    .arguments = "NAME ID bps=SIZE|iops=N|burst=TIME|link=up|down...",
+    .summary =
+        "limits what a disk or a network may do from now on (0 takes a limit away), or plugs a "
+        "network's cable in or out",
     .options = plain_options,
     .least = 3,
-    .most = 5,
+    .most = 6,
     .run = device_set,
 };
 

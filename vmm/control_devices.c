@@ -123,14 +123,30 @@ static void device_resize(void *opaque, struct control_request *request, json_t 
 static void device_set(void *opaque, struct control_request *request, json_t *params)
 {
     struct error err = {0};
-    json_t *now = NULL;
-    const char *id = read_id(request, params);
+    json_t *now = NULL, *link = json_object_get(params, "link");
+    const json_t *limits = json_object_get(params, "limits");
+    const char *id = read_id(request, params), *text = json_string_value(link);
+    bool up = text && strcmp(text, "up") == 0;
     if (!id)
         return;
-    if (machine_set_limits(opaque, id, json_object_get(params, "limits"), &now, &err) < 0)
+    if (link && !up && (!text || strcmp(text, "down") != 0)) {
+        control_request_fail(request, "invalid-params", "\"link\" must be up or down");
+        return;
+    }
+    int rc = limits || !link ? machine_set_limits(opaque, id, limits, &now, &err) : 0;
+    if (rc == 0 && link)
+        rc = machine_set_link(opaque, id, up, &err);
+    if (rc < 0) {
+        json_decref(now);
         control_request_fail_error(request, &err);
-    else
-        control_request_reply(request, json_pack("{s:s, s:o}", "id", id, "limits", now));
+        return;
+    }
+    json_t *reply = json_pack("{s:s}", "id", id);
+    if (now)
+        json_object_set_new(reply, "limits", now);
+    if (link)
+        json_object_set(reply, "link", link);
+    control_request_reply(request, reply);
 }
 
 static void device_list(void *opaque, struct control_request *request, json_t *params)

@@ -359,6 +359,21 @@ int machine_set_limits(struct machine *m, const char *id, const json_t *limits, 
     return 0;
 }
 
+int machine_set_link(struct machine *m, const char *id, bool up, struct error *err)
+{
+    int rc = check_allowed(m, err);
+    if (rc < 0)
+        return rc;
+    if (find_net(m, id) < 0)
+        return error_set(err, ENODEV, "there is no network '%s'", id);
+    struct device *d = machine_devices_find(m, id);
+    if (virtio_net_link_is_up(d) == up)
+        return 0;
+    virtio_net_set_link(d, up);
+    tell(m, "device-changed", id);
+    return 0;
+}
+
 // ---- looking ----
 
 json_t *machine_list_devices(struct machine *m)
@@ -378,8 +393,11 @@ json_t *machine_list_devices(struct machine *m)
                                 machine_config_disk_json(&m->config, (unsigned)disk));
             json_object_set_new(object, "size_bytes", json_integer((json_int_t)virtio_blk_size(d)));
         }
-        if (net >= 0)
+        if (net >= 0) {
             json_object_set_new(object, "net", machine_config_net_json(&m->config, (unsigned)net));
+            json_object_set_new(object, "link",
+                                json_string(virtio_net_link_is_up(d) ? "up" : "down"));
+        }
         json_array_append_new(array, object);
     }
     return array;

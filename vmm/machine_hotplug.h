@@ -32,5 +32,7 @@ int machine_resize_disk(struct machine *machine, const char *id, uint64_t *size,
 // them from now on. *now is what they are then.
 int machine_set_limits(struct machine *machine, const char *id, const json_t *limits, json_t **now,
                        struct error *err);
+// Plugs a network's cable in or out, as the guest sees it; a reset or a move leaves it so.
+int machine_set_link(struct machine *machine, const char *id, bool up, struct error *err);
 // A new array with an object a device on the PCI bus; NULL without memory.
 json_t *machine_list_devices(struct machine *machine);

@@ -481,6 +481,13 @@ void virtio_net_set_link(struct device *device, bool up)
     virtio_device_call(&call.net->virtio, set_link, &call);
 }
 
+bool virtio_net_link_is_up(struct device *device)
+{
+    uint8_t status[2];
+    virtio_device_config_copy(&from_device(device)->virtio, CONFIG_STATUS, status, sizeof(status));
+    return bytes_get_u16(status) & STATUS_LINK_UP;
+}
+
 static void announce(void *opaque)
 {
     change_status(opaque, STATUS_ANNOUNCE, 0);

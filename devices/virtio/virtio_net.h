@@ -16,6 +16,8 @@ int virtio_net_create(struct device **device, const struct virtio_environment *e
                       const struct virtio_net_config *config, struct error *err);
 // Plugs the cable in or out; frames are dropped while it is out. On the main thread.
 void virtio_net_set_link(struct device *device, bool up);
+// Whether it is in. On the main thread.
+bool virtio_net_link_is_up(struct device *device);
 // Asks the guest's driver to announce its addresses, after a move. On the main thread. False when
 // the driver can't, so that somebody else has to.
 bool virtio_net_announce(struct device *device);

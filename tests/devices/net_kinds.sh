@@ -25,6 +25,37 @@ fi
 check "a machine comes again" net near "mode=rtt ip=10.9.0.1 peer=10.9.0.2 gateway=10.9.0.2 seconds=1" "socket=$work/wire"
 ferry wait near >/dev/null 2>&1
 check "and is served like the first" says_console near "test=net .*result=pass"
+
+# ---- the cable ----
+link() { ferry device list far --format json | jq -r '.[] | select(.id == "net0") | .link'; }
+dropped() { ferry stats far --format json | jq -e '.devices[] | select(.id == "net0") | .drops.received > 0' >/dev/null; }
+ferry events far >"$work/events" &
+listener=$!
+heard() { grep -c device-changed "$work/events"; }
+listens() { ferry device set far net0 iops=0 >/dev/null && [ "$(heard)" -gt 0 ]; }
+check "somebody listens to events" await listens
+before=$(heard)
+says "the cable is pulled" 0 "net0: link down" ferry device set far net0 link=down
+check "which is known" [ "$(link)" = down ]
+net near "mode=rtt ip=10.9.0.1 peer=10.9.0.2 gateway=10.9.0.2 seconds=1" "socket=$work/wire" >/dev/null
+check "no frame comes to the guest" await dropped
+ferry kill near >/dev/null
+check "a reset leaves it so" ferry reset far
+check "so it's still out" [ "$(link)" = down ]
+check "and a snapshot" ferry snapshot far "$work/snapshot"
+says "it is plugged in, with a limit at once" 0 "net0: bytes a second none*link up*" ferry device set far net0 link=up iops=100000
+changes() { [ "$(heard)" -ge $((before + 3)) ]; }
+check "each change is an event" await changes
+kill $listener
+ferry kill far >/dev/null
+check "a restored machine" ferry restore "$work/snapshot" far --detach
+check "has it out too" [ "$(link)" = down ]
+check "until it's plugged in" ferry device set far net0 link=up
+net near "mode=rtt ip=10.9.0.1 peer=10.9.0.2 gateway=10.9.0.2 seconds=1" "socket=$work/wire" >/dev/null
+ferry wait near >/dev/null 2>&1
+check "and answers again" says_console near "test=net .*result=pass"
+says "disks have no cable" 1 "*no network 'rng0'*" ferry device set far rng0 link=up
+says "a cable is in or out" 1 "*'loose' is neither up nor down*" ferry device set far net0 link=loose
 ferry kill far >/dev/null
 
 address=$(ip -4 -o route get 192.0.2.77 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p')
