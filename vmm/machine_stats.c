@@ -80,6 +80,7 @@ static void add_disk_stats(json_t *object, const struct device *device)
     json_object_set_new(latency, "writes", latency_stats(device, VIRTIO_BLK_WRITES));
     json_object_set_new(latency, "flushes", latency_stats(device, VIRTIO_BLK_FLUSHES));
     json_object_set_new(object, "latency", latency);
+    set_integer(object, "errors", virtio_blk_errors(device));
     set_integer(object, "throttled", virtio_blk_throttled(device));
 }
 

@@ -2,10 +2,12 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "devices/virtio/kinds.h"
 
 enum {
@@ -57,6 +59,8 @@ enum {
     WRITE_ZEROES_SECTORS = 1 << 16,
 };
 
+#define ERRORS_APART_NS (10 * NSEC_PER_SEC)
+
 #define F_SEG_MAX      VIRTIO_FEATURE(2)
 #define F_RO           VIRTIO_FEATURE(5)
 #define F_BLK_SIZE     VIRTIO_FEATURE(6)
@@ -90,6 +94,8 @@ struct virtio_blk {
     // How long to look out for requests once there is none, and since when there is none.
     uint64_t linger_ns, idle_since;
     struct rate_limiter limiter;
+    _Atomic uint64_t errors;  // requests that the host failed
+    uint64_t errors_reported; // when the log was told last, ns
 };
 
 static struct virtio_blk *from_virtio(struct virtio_device *d)
@@ -144,6 +150,26 @@ static void submit(struct virtio_blk *blk, struct blk_request *r, enum block_ope
     blk->backend->ops->submit(blk->backend, &r->block);
 }
 
+// The guest is told by the request's status; whoever runs it here, in the log and by a counter. A
+// disk that fails everything doesn't fill the log.
+static void note_error(struct virtio_blk *blk, const struct block_request *block)
+{
+    static const char *const names[] = {
+        [BLOCK_READ] = "reading",         [BLOCK_WRITE] = "writing",
+        [BLOCK_FLUSH] = "flushing",       [BLOCK_DISCARD] = "discarding",
+        [BLOCK_WRITE_ZEROES] = "zeroing",
+    };
+    uint64_t now = clock_monotonic_ns();
+    atomic_fetch_add_explicit(&blk->errors, 1, memory_order_relaxed);
+    if (blk->errors_reported && now - blk->errors_reported < ERRORS_APART_NS)
+        return;
+    blk->errors_reported = now;
+    log_error("disk '%s': %s %" PRIu64 " bytes at %" PRIu64 ": %s: an I/O error for the guest "
+              "(others are only counted for %d s: `ferry stats`)",
+              blk->virtio.device.id, names[block->operation], block->length, block->offset,
+              strerror(-block->result), (int)(ERRORS_APART_NS / NSEC_PER_SEC));
+}
+
 static void completed(void *opaque, struct block_request *block)
 {
     struct virtio_blk *blk = opaque;
@@ -156,6 +182,8 @@ static void completed(void *opaque, struct block_request *block)
         return;
     }
     latency_record(&blk->latencies[latency_kind(r->type)], clock_monotonic_ns() - r->started);
+    if (block->result < 0 && block->result != -EOPNOTSUPP)
+        note_error(blk, block);
     finish(blk, r,
            block->result == 0             ? STATUS_OK
            : block->result == -EOPNOTSUPP ? STATUS_UNSUPP
@@ -582,6 +610,13 @@ int virtio_blk_set_limits(struct device *device, const struct rate_limits *limit
     struct limits_call call = {.limiter = &blk->limiter, .limits = limits};
     virtio_device_call(&blk->virtio, set_limits, &call);
     return call.result;
+}
+
+uint64_t virtio_blk_errors(const struct device *device)
+{
+    const struct virtio_blk *blk = (const struct virtio_blk *)device;
+    assert(blk->virtio.ops == &virtio_blk_ops);
+    return atomic_load_explicit(&blk->errors, memory_order_relaxed);
 }
 
 uint64_t virtio_blk_throttled(const struct device *device)

@@ -28,6 +28,9 @@ enum virtio_blk_latency { VIRTIO_BLK_READS, VIRTIO_BLK_WRITES, VIRTIO_BLK_FLUSHE
 void virtio_blk_latency(const struct device *device, enum virtio_blk_latency kind,
                         struct latency_snapshot *snapshot);
 
+// Requests that failed on the host, each an I/O error of the guest. Any thread.
+uint64_t virtio_blk_errors(const struct device *device);
+
 // Reads, writes and whatever else is asked of the disk count as operations, data of reads and
 // writes as bytes. On the main thread; 0 or -errno.
 int virtio_blk_set_limits(struct device *device, const struct rate_limits *limits);

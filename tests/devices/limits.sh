@@ -37,6 +37,15 @@ else
     skip "limits of a network" "no right to make a tap"
 fi
 
+# ---- what the host doesn't take ----
+truncate -s 16M "$work/full"
+(
+    ulimit -f 4096 # the disk's end lies beyond, in whichever unit the shell has
+    ferry run full --kernel "$GUEST" --memory 64M --debug-exit --append "test=blk" --disk "$work/full" </dev/null >"$work/out" 2>&1
+)
+check "a write that the host refuses is an error of the guest's" grep -aq "blk error operation=1 .*status=1" "$work/out"
+check "and in the log, once" [ "$(ferry logs --vmm full | grep -c "error disk 'disk0': writing .*File too large")" = 1 ]
+
 # ---- while it runs ----
 now() { sed "s/ .*//; s/\\.//" /proc/uptime; } # hundredths of a second
 requests() { ferry stats --format json m | jq '[.devices[] | select(.id == "disk0") | .queues[].requests] | add'; }

@@ -397,6 +397,7 @@ START_TEST(failed_reads_are_marked)
     guest_memory_log_start(&machine.memory);
     ck_assert_uint_eq(run(&r, IN, 8192), IOERR);
     ck_assert_uint_eq(r.used, 0);
+    ck_assert_uint_eq(virtio_blk_errors(blk), 1);
     guest_memory_log_take(&machine.memory, 0, bits);
     for (uint64_t page = r.data >> 12; page <= (r.data + 8191) >> 12; page++)
         ck_assert(bits[page / 64] >> (page % 64) & 1);
