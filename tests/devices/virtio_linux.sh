@@ -69,6 +69,13 @@ ping -c 2 -W 10 -s 20000 10.77.0.1 >/dev/null && check ping-large
 nc 10.77.0.1 7001 >bulk </dev/null
 echo "bulk-in $(md5sum <bulk | cut -d' ' -f1)"
 nc 10.77.0.1 7002 <bulk && check sent
+# Each CPU sends by the queue pair of its own, and is answered there.
+for cpu in 0 1; do
+    taskset $((1 << cpu)) ping -c 10 -i 0.1 -W 10 10.77.0.1 >/dev/null && check "ping-of-cpu$cpu"
+done
+[ "$(grep -cE 'virtio[0-9]+-(in|out)put\.[01]$' /proc/interrupts)" = 4 ] && check queues
+echo "traffic done"
+nc 10.77.0.1 7003 </dev/null # until the host has looked at the counters
 dmesg | grep -iE 'virtio|blk|net.*error|I/O error' | sed 's/^/log: /'
 SCRIPT
 
@@ -79,7 +86,7 @@ truncate -s 8M "$work/b.img"
 run='dd if=/dev/vdb bs=64k 2>/dev/null | tr -d "\0" >/tmp/script; sh /tmp/script'
 head -c 30000000 /dev/urandom >"$work/bulk"
 sum=$(md5sum <"$work/bulk" | cut -d' ' -f1)
-(ip tuntap add name "$tap" mode tap 2>/dev/null || tunctl -t "$tap") >/dev/null 2>&1
+ip tuntap add name "$tap" mode tap multi_queue >/dev/null 2>&1
 ip addr add 10.77.0.1/24 dev "$tap" 2>/dev/null && ip link set "$tap" up
 if ! ip link show "$tap" >/dev/null 2>&1; then
     echo "not ok - a tap can be made"
@@ -89,13 +96,22 @@ socat -u "FILE:$work/bulk" TCP-LISTEN:7001,reuseaddr &
 server=$!
 socat -u TCP-LISTEN:7002,reuseaddr "CREATE:$work/back" &
 server="$server $!"
+# count QUEUE: the requests it has served; receive and send queues of both pairs, then control.
+count() { jq "[.devices[] | select(.id == \"net0\")][0].queues[$1].requests" "$work/stats"; }
+{
+    while ! grep -aq "^traffic done" "$work/out" 2>/dev/null; do sleep 0.2; done
+    ferry stats virtio --format json >"$work/stats"
+    socat -u OPEN:/dev/null TCP-LISTEN:7003,reuseaddr
+} &
+server="$server $!"
 
 ferry run virtio --kernel build/linux/vmlinuz --initrd build/linux/initramfs.cpio.gz --memory 384M --cpus 2 \
-    --disk "$work/a.img" --disk "$work/b.img,ro" --net "tap=$tap" \
+    --disk "$work/a.img" --disk "$work/b.img,ro" --net "tap=$tap,queues=2" \
     --append "console=ttyS0 quiet ferry.ip=10.77.0.2/24 ferry.mode=cmd64=$(echo "$run" | base64 | tr -d '\n')" \
     >"$work/out" 2>&1 </dev/null
 result $? "Linux with disks, network, console and entropy runs a script and switches itself off"
-for name in verify parallel discard discarded-is-zero cache read-only serial file-system entropy ping ping-large sent; do
+for name in verify parallel discard discarded-is-zero cache read-only serial file-system entropy ping ping-large sent \
+    ping-of-cpu0 ping-of-cpu1 queues; do
     grep -aq "^check $name" "$work/out"
     result $? "in the guest: $name"
 done
@@ -103,6 +119,12 @@ grep -aq "^bulk-in $sum" "$work/out"
 result $? "30 MB arrive in the guest unharmed"
 [ "$(md5sum <"$work/back" | cut -d' ' -f1)" = "$sum" ]
 result $? "and back again"
+for queue in 0 1 2 3; do
+    [ "$(count $queue)" -ge 10 ]
+    result $? "queue $queue of two pairs has carried frames"
+done
+[ "$(count 4)" -ge 1 ]
+result $? "the second pair was asked for by the control queue"
 ! grep -aE '^log: .*(error|fail|reset)' "$work/out" | sed 's/^/# /' | grep .
 result $? "the drivers complain about nothing"
 [ $failed = 0 ] || tail -n 40 "$work/out" | sed 's/^/# /'
