@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { SERIAL_BYTES = 16, KEY_ID_BYTES = 64, SUBJECT_ID_BYTES = 20, CLOCKS_OFF_SECONDS = 3600 };
+enum { SERIAL_BYTES = 16, KEY_ID_BYTES = 64, SUBJECT_ID_BYTES = 20 };
 
 static int failed(struct error *err, int code, const char *what)
 {
@@ -61,7 +61,7 @@ static int set_common(gnutls_x509_crt_t certificate, uint64_t seconds)
     if (code >= 0)
         code = gnutls_x509_crt_set_version(certificate, 3);
     if (code >= 0)
-        code = gnutls_x509_crt_set_activation_time(certificate, now - CLOCKS_OFF_SECONDS);
+        code = gnutls_x509_crt_set_activation_time(certificate, now - CERTIFICATE_CLOCKS_OFF);
     if (code >= 0)
         code = gnutls_x509_crt_set_expiration_time(certificate, now + (time_t)seconds);
     if (code >= 0)
@@ -296,31 +296,61 @@ int certificate_sign(const struct certificate_pair *ca, const char *request,
     return code < 0 ? failed(err, code, "signing a certificate") : 0;
 }
 
-bool certificate_key_is_of(const char *certificate_path, const char *key)
+static char *load_text(const char *path)
 {
     gnutls_datum_t pem = {0};
-    gnutls_x509_crt_t certificate = NULL;
-    gnutls_x509_privkey_t private = NULL;
+    return gnutls_load_file(path, &pem) < 0 ? NULL : text_of(&pem);
+}
+
+static bool belong_together(gnutls_x509_crt_t certificate, gnutls_x509_privkey_t key)
+{
     uint8_t ids[2][KEY_ID_BYTES];
     size_t sizes[2] = {KEY_ID_BYTES, KEY_ID_BYTES};
-    struct certificate_pair pair = {.key = (char *)(uintptr_t)key};
-    int code = gnutls_load_file(certificate_path, &pem);
-    if (code >= 0)
-        pair.certificate = text_of(&pem);
-    if (code >= 0 && !pair.certificate)
-        code = GNUTLS_E_MEMORY_ERROR;
-    if (code >= 0)
-        code = import_ca(&pair, &certificate, &private);
-    if (code >= 0)
-        code = gnutls_x509_crt_get_key_id(certificate, 0, ids[0], &sizes[0]);
-    if (code >= 0)
-        code = gnutls_x509_privkey_get_key_id(private, 0, ids[1], &sizes[1]);
+    return gnutls_x509_crt_get_key_id(certificate, 0, ids[0], &sizes[0]) >= 0 &&
+           gnutls_x509_privkey_get_key_id(key, 0, ids[1], &sizes[1]) >= 0 && sizes[0] == sizes[1] &&
+           memcmp(ids[0], ids[1], sizes[0]) == 0;
+}
+
+bool certificate_key_is_of(const char *certificate_path, const char *key)
+{
+    gnutls_x509_crt_t certificate = NULL;
+    gnutls_x509_privkey_t private = NULL;
+    struct certificate_pair pair = {.certificate = load_text(certificate_path),
+                                    .key = (char *)(uintptr_t)key};
+    bool good = pair.certificate && import_ca(&pair, &certificate, &private) >= 0 &&
+                belong_together(certificate, private);
     if (certificate)
         gnutls_x509_crt_deinit(certificate);
     if (private)
         gnutls_x509_privkey_deinit(private);
     free(pair.certificate);
-    return code >= 0 && sizes[0] == sizes[1] && memcmp(ids[0], ids[1], sizes[0]) == 0;
+    return good;
+}
+
+bool certificate_is_for(const char *ca_path, const char *certificate, const char *key_path)
+{
+    gnutls_x509_crt_t own = NULL, ca = NULL;
+    gnutls_x509_privkey_t private = NULL;
+    unsigned fault = 1;
+    struct certificate_pair pair = {.certificate = (char *)(uintptr_t)certificate,
+                                    .key = load_text(key_path)};
+    char *ca_text = load_text(ca_path);
+    gnutls_datum_t ca_pem = datum_of(ca_text ? ca_text : "");
+    bool good = pair.key && ca_text && import_ca(&pair, &own, &private) >= 0 &&
+                belong_together(own, private) && gnutls_x509_crt_init(&ca) >= 0 &&
+                gnutls_x509_crt_import(ca, &ca_pem, GNUTLS_X509_FMT_PEM) >= 0 &&
+                gnutls_x509_crt_verify(own, &ca, 1, 0, &fault) >= 0 && !fault;
+    if (own)
+        gnutls_x509_crt_deinit(own);
+    if (ca)
+        gnutls_x509_crt_deinit(ca);
+    if (private)
+        gnutls_x509_privkey_deinit(private);
+    if (pair.key)
+        explicit_bzero(pair.key, strlen(pair.key));
+    free(pair.key);
+    free(ca_text);
+    return good;
 }
 
 void certificate_pair_free(struct certificate_pair *pair)

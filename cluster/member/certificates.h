@@ -10,7 +10,11 @@
 
 #include "base/error.h"
 
-enum { CERTIFICATE_CA_YEARS = 10, CERTIFICATE_TEXT_MAX = 16384 };
+enum {
+    CERTIFICATE_CA_YEARS = 10,
+    CERTIFICATE_TEXT_MAX = 16384,
+    CERTIFICATE_CLOCKS_OFF = 3600, // seconds that they begin earlier than they are made
+};
 
 struct certificate_pair {
     char *certificate; // or a request for one
@@ -41,4 +45,6 @@ int certificate_request_for(const char *key_path, const char *name, char **reque
                             struct error *err);
 // Whether `key` (PEM) is that of the certificate in this file.
 bool certificate_key_is_of(const char *certificate_path, const char *key);
+// Whether `certificate` (PEM) is signed by the CA in one file, and for the key in the other.
+bool certificate_is_for(const char *ca_path, const char *certificate, const char *key_path);
 void certificate_pair_free(struct certificate_pair *pair);

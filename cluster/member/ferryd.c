@@ -47,6 +47,7 @@ static const char usage_text[] =
     "  --tls-cert F --tls-key F --tls-ca F        TLS by certificates of yours; without, beyond\n"
     "                          loopback, the cluster makes its own (DIR/tls)\n"
     "  --tls-name NAME         what other members' certificates must be for (else any of the CA)\n"
+    "  --certificate-lifetime 8760h  of those that the cluster makes for hosts, which renew them\n"
     "  --insecure              allow TCP beyond loopback without TLS\n"
     "  --memory 1G             limit of the store; beyond it only deletes\n"
     "  --history 100000        revisions kept (0: all, until 'ferry store compact')\n"
@@ -79,6 +80,7 @@ static const struct option long_options[] = {
     {"tls-key", required_argument, NULL, '2'},
     {"tls-ca", required_argument, NULL, '3'},
     {"tls-name", required_argument, NULL, '4'},
+    {"certificate-lifetime", required_argument, NULL, '5'},
     {"insecure", no_argument, NULL, 'i'},
     {"memory", required_argument, NULL, 'm'},
     {"history", required_argument, NULL, 'H'},
@@ -188,6 +190,11 @@ static bool parse_size_option(int option, char *value, struct member_options *o)
         return units_parse_size(value, &o->memory_limit) == 0;
     case 'H':
         return units_parse_number(value, UINT64_MAX / 4, &o->history) == 0;
+    case '5':
+        if (units_parse_duration(value, &size) || size < 10 * NSEC_PER_SEC)
+            return false;
+        o->certificate_seconds = size / NSEC_PER_SEC;
+        return o->certificate_seconds <= MEMBER_CLIENT_SECONDS_MAX;
     case 's':
         return units_parse_number(value, UINT32_MAX, &o->snapshot_entries) == 0 &&
                o->snapshot_entries > 0;
@@ -353,7 +360,7 @@ static void member_ended(void *context, int error)
 static const char *certificate_fault(void *context, const struct tls_subject *subject)
 {
     struct daemon *daemon = context;
-    return daemon->member ? member_certificate_fault(daemon->member, subject) : NULL;
+    return daemon->member ? member_certificate_fault_later(daemon->member, subject) : NULL;
 }
 
 // What this host runs beside the member, which listens for it on a socket of its own.

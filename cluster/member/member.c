@@ -26,7 +26,7 @@ void member_options_default(struct member_options *options)
         .snapshot_entries = 50000,
         .history = 100000,
         .segment_bytes = 16 << 20,
-        .certificate_seconds = UINT64_C(10) * 365 * 24 * 3600,
+        .certificate_seconds = UINT64_C(365) * 24 * 3600,
         .newest_command = STORE_COMMAND_VERSION,
     };
 }
@@ -141,6 +141,7 @@ static void timer_fired(uv_timer_t *timer)
     member_clients_tick(member);
     member_snapshot_tick(member);
     member_ca_tick(member);
+    member_renew_tick(member);
     if (!member->ended)
         member_tick_ended(member);
 }
@@ -376,6 +377,7 @@ void member_free(struct member *member)
         files_posix_close(&member->files);
     tls_credentials_free(member->tls);
     member_ca_free(member);
+    member_renew_free(member);
     byte_writer_free(&member->answer);
     byte_writer_free(&member->frame);
     free(member->decoded);

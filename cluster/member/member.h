@@ -79,8 +79,11 @@ int member_prepare(const struct member_options *options, struct error *err);
 // cluster's answer.
 int member_start(struct member **member, uv_loop_t *loop, const struct member_options *options,
                  struct error *err);
-// Why a certificate isn't good any more, for people; NULL if it is. It may become so at any time.
+// Why a certificate isn't good, for people; NULL if it is. And why not any more for a connection
+// that began when it was: that may become so at any time.
 const char *member_certificate_fault(struct member *member, const struct tls_subject *subject);
+const char *member_certificate_fault_later(struct member *member,
+                                           const struct tls_subject *subject);
 // Closes everything; the loop must run until its handles are closed. Then member_free().
 void member_stop(struct member *member);
 void member_free(struct member *member);

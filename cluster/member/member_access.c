@@ -94,6 +94,14 @@ const char *member_certificate_fault(struct member *member, const struct tls_sub
     return subject->client ? client_fault(member, subject) : host_fault(member, subject);
 }
 
+const char *member_certificate_fault_later(struct member *member, const struct tls_subject *subject)
+{
+    // A host has a new one by then, for its next connection.
+    if (!subject->client)
+        return member->options.own_tls ? host_fault(member, subject) : NULL;
+    return member_certificate_fault(member, subject);
+}
+
 bool member_is_who(struct member *member, const struct connection *connection, uint64_t id)
 {
     struct tls_subject subject;

@@ -509,7 +509,7 @@ static void end_those_without_right(struct member *member)
     LIST_FOREACH_SAFE(client, &member->clients, link, next)
     {
         const char *fault = client->has_subject && !client->denied
-                                ? member_certificate_fault(member, &client->subject)
+                                ? member_certificate_fault_later(member, &client->subject)
                                 : NULL;
         if (!fault)
             continue;

@@ -8,6 +8,7 @@
 //   member_join.c      tokens, and who joins by one: the cluster's side
 //   member_access.c    whose certificates are good for what, and those of clients
 //   member_ca.c        the key of the cluster's CA, and how voters come to it
+//   member_renew.c     this host's own certificate, before it ends
 //   member_found.c     founding and joining: the new member's side
 //   member_roles.c     who is a voter: Raft's configuration follows the records
 //   member_snapshot.c  snapshots of the store, taken and received
@@ -99,6 +100,7 @@ struct peer {
     uint32_t newest_command; // that it understands; 0: not known yet
     bool takes_ca, holds_ca; // it knows of the CA's key as member_ca.c has it; it has it
     uint64_t ca_again;       // not handed to it before this tick
+    uint64_t renewal_again;  // nor a new certificate of its own
 };
 
 struct inbound {
@@ -164,6 +166,17 @@ struct member {
         uint64_t no_voter_since; // the tick in which this member was last known to be a voter
     } ca;
 
+    struct {
+        bool known; // what the certificate in use says:
+        struct tls_subject subject;
+        char *writing; // the new one
+        uv_work_t work;
+        bool working;
+        int failed;
+        uint64_t again; // not asked for before this tick
+        LIST_HEAD(, retired_credentials) retired;
+    } renewal;
+
     struct store_snapshot *taking;
     bool taking_done;
     // A received snapshot: its batch waits until the store is decoded.
@@ -210,6 +223,8 @@ void member_peers_refresh(struct member *member);
 uint32_t member_peers_understand(struct member *member);
 void member_peers_send_hash(struct member *member);
 struct peer *member_peer_find(struct member *member, uint64_t id);
+// One that has the CA's key and can be reached; NULL: none.
+struct peer *member_peer_with_ca(struct member *member);
 void member_peers_send_ca_held(struct member *member);
 void member_peers_ask_for_ca(struct member *member);
 void member_peers_end_gone(struct member *member);
@@ -259,7 +274,17 @@ bool member_ca_is_with(struct member *member, struct peer *peer);
 bool member_ca_take_frame(struct member *member, struct peer *peer, uint16_t type,
                           const uint8_t *payload, size_t length);
 
+// member_renew.c
+void member_renew_tick(struct member *member);
+void member_renew_free(struct member *member);
+// As member_ca_take_frame().
+bool member_renew_take_frame(struct member *member, struct peer *peer, uint16_t type,
+                             const uint8_t *payload, size_t length);
+
 // member_join.c
+// The certificate of that host for the key in the request (PEM); to be freed.
+enum store_status member_sign_host(struct member *member, const struct member_record *record,
+                                   const char *request, char **certificate);
 enum store_status member_request_token(struct member *member, struct client *client,
                                        uint64_t request, struct byte_reader *body);
 enum store_status member_request_join(struct member *member, struct client *client,

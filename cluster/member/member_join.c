@@ -115,8 +115,8 @@ struct admission {
 };
 
 // A host's certificate carries its member's id, which is never used again.
-static enum store_status sign(struct member *member, const struct member_record *record,
-                              const char *csr, char **certificate)
+enum store_status member_sign_host(struct member *member, const struct member_record *record,
+                                   const char *csr, char **certificate)
 {
     struct certificate_pair ca;
     struct error err = {0};
@@ -209,7 +209,7 @@ enum store_status member_request_join(struct member *member, struct client *clie
         status = STORE_DENIED;
     // Whoever has no token is given no work to do.
     if (status == STORE_OK && csr)
-        status = sign(member, &a.record, csr, &a.certificate);
+        status = member_sign_host(member, &a.record, csr, &a.certificate);
     if (status == STORE_OK) {
         member_record_encode(&a.value, &a.record);
         status = propose_admission(member, &a, client, request, kind);

@@ -149,6 +149,15 @@ struct peer *member_peer_find(struct member *member, uint64_t id)
     return find_peer(member, id);
 }
 
+struct peer *member_peer_with_ca(struct member *member)
+{
+    struct peer *peer;
+    LIST_FOREACH(peer, &member->peers, link)
+    if (peer->up && peer->holds_ca)
+        return peer;
+    return NULL;
+}
+
 void member_peers_send_ca_held(struct member *member)
 {
     uint8_t held = member_ca_held(member);
@@ -417,6 +426,11 @@ static bool inbound_frame(void *owner, struct connection *connection, uint16_t t
         return inbound->id &&
                member_ca_take_frame(inbound->member, find_peer(inbound->member, inbound->id), type,
                                     payload, length);
+    case PROTOCOL_CERTIFICATE_WANTED:
+    case PROTOCOL_CERTIFICATE:
+        return inbound->id &&
+               member_renew_take_frame(inbound->member, find_peer(inbound->member, inbound->id),
+                                       type, payload, length);
     default:
         return false;
     }

@@ -14,6 +14,9 @@ enum protocol_frame {
     PROTOCOL_CA_KEY = 5,
     PROTOCOL_CA_HELD = 6,
     PROTOCOL_CA_WANTED = 7,
+    // Renewing a host's certificate (member_renew.c): the request, and what comes of it.
+    PROTOCOL_CERTIFICATE_WANTED = 8,
+    PROTOCOL_CERTIFICATE = 9,
     // Between clients and members.
     PROTOCOL_REQUEST = 16,
     PROTOCOL_ANSWER = 17,
@@ -43,7 +46,6 @@ enum protocol_request {
     REQUEST_CLIENT_SIGN = 19,
     REQUEST_CLIENT_REVOKE = 20,
     REQUEST_CLIENTS = 21,
-    REQUEST_HOST_RENEW = 22,
 };
 
 // What is spoken inside TLS at the port for clients, by ALPN: without, frames; the lines of the

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static const enum record_kind view_kinds[] = {RECORD_SETTINGS, RECORD_MANAGER, RECORD_HOST,
                                               RECORD_LIFE,     RECORD_RENEWAL, RECORD_MACHINE,
@@ -15,8 +16,24 @@ void exchange_close(struct exchange *exchange)
     exchange->client = NULL;
 }
 
+// This host's certificate is renewed now and then: a client keeps those that it was made with.
+static void leave_old_certificate(struct exchange *exchange)
+{
+    struct stat st;
+    if (!exchange->certificate || stat(exchange->certificate, &st) != 0)
+        return;
+    bool same = st.st_mtim.tv_sec == exchange->certificate_time.tv_sec &&
+                st.st_mtim.tv_nsec == exchange->certificate_time.tv_nsec;
+    if (exchange->client && !same) {
+        store_client_destroy(exchange->client);
+        exchange->client = NULL;
+    }
+    exchange->certificate_time = st.st_mtim;
+}
+
 static int open_client(struct exchange *exchange, struct error *err)
 {
+    leave_old_certificate(exchange);
     if (exchange->client)
         return 0;
     if (!exchange->addresses[0] && exchange->local)

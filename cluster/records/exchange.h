@@ -2,6 +2,8 @@
 // else meanwhile.
 #pragma once
 
+#include <time.h>
+
 #include "cluster/records/view.h"
 #include "cluster/store/client.h"
 
@@ -10,7 +12,8 @@ struct exchange {
     const char *local; // always asked first; may be NULL
     const char *certificate, *key, *ca;
     uint64_t timeout_ns;
-    char addresses[2048]; // of which the client was made
+    struct timespec certificate_time; // of the file of which the client was made
+    char addresses[2048];             // of which the client was made
     struct store_client *client;
 };
 

@@ -8,7 +8,7 @@ security=
 . "$(dirname "$0")/hosts.sh"
 
 mkdir -p "$work/witness"
-network_start 2
+network_start 3
 members=2
 host_boot 1 --found
 # shellcheck disable=SC2086
@@ -157,7 +157,38 @@ state_of() {
 report "the list of clients says so" test "$(state_of alice) $(state_of bob)" = "true false"
 report "another client's is as good as before" quiet far "$work/bob" vm ls
 report "whom nobody gave one is told so" says "no client has a certificate" on 1 cluster client-revoke nobody
-report "all hosts are still there" hosts_alive 2
+
+# A host that is removed, whose files somebody has.
+members=3
+host_boot 3 --join "$(on 1 cluster token)@$(member_address 1)"
+check "another host joins" hosts_alive 3
+cp -r "$work/data3/tls" "$work/stolen"
+cp "$work/stolen/host.pem" "$work/stolen/cert.pem"
+cp "$work/stolen/host.key" "$work/stolen/key.pem"
+power_off 3
+stolen() { # HOST-ASKED
+    hub "$ferry" store members --store "$(member_address "$1")" --timeout 5s --tls-cert "$work/stolen/host.pem" \
+        --tls-key "$work/stolen/host.key" --tls-ca "$work/stolen/ca.pem"
+}
+report "a copy of its certificate is as good as the host's" quiet stolen 2
+raw 0 "$work/stolen" </dev/null >"$work/held" 2>&1 &
+holder=$!
+check "also for the lines of the client protocol" grep -q hello "$work/held"
+removed() {
+    on 1 cluster remove h3 2>/dev/null
+}
+check "the host is removed" removed
+worthless() { # HOST-ASKED
+    says "not allowed: the certificate" stolen "$1"
+}
+check "then its certificate is worth nothing" worthless 1
+check "at any host" worthless 2
+report "who was there by it is cut off" wait "$holder"
+said_so() {
+    grep -q "its host was removed from the cluster" "$work/log1"
+}
+report "as the logs say" said_so
+report "all other hosts are still there" hosts_alive 2
 check "who isn't a voter any more has removed the CA's key" keyless 1
 [ "$failed" = 0 ] || show_logs
 exit 0
