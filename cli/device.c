@@ -288,10 +288,12 @@ static void print_device(const json_t *device)
             json_string_value(json_object_get(net, json_object_get(net, "interface") ? "interface"
                                                    : json_object_get(net, "path")    ? "path"
                                                                                      : "kind"));
-    printf("%-10s %-15s %4d  %s%s%s\n", json_string_value(json_object_get(device, "id")),
+    const char *link = json_string_value(json_object_get(device, "link"));
+    bool out = link && strcmp(link, "down") == 0;
+    printf("%-10s %-15s %4d  %s%s%s%s\n", json_string_value(json_object_get(device, "id")),
            json_string_value(json_object_get(device, "kind")),
            (int)json_integer_value(json_object_get(device, "slot")), where ? where : "",
-           *size ? "  " : "", size);
+           *size ? "  " : "", size, out ? "  link down" : "");
 }
 
 static int list_devices(struct control_client *client, const struct device_options *o,

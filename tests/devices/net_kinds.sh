@@ -37,6 +37,7 @@ check "somebody listens to events" await listens
 before=$(heard)
 says "the cable is pulled" 0 "net0: link down" ferry device set far net0 link=down
 check "which is known" [ "$(link)" = down ]
+says "and shown" 0 "*net0 *link down*" ferry device list far
 net near "mode=rtt ip=10.9.0.1 peer=10.9.0.2 gateway=10.9.0.2 seconds=1" "socket=$work/wire" >/dev/null
 check "no frame comes to the guest" await dropped
 ferry kill near >/dev/null
