@@ -25,6 +25,18 @@ answers "garbage" 'what?' '.id == null and .error.code == "parse-error"'
 answers "parameters are checked" '{"id":"a","method":"memory.read","params":{"gpa":0,"length":1000000}}' '.error.code == "invalid-params"'
 answers "memory.read" '{"id":3,"method":"memory.read","params":{"gpa":1048576,"length":4}}' '.result.data | length == 8'
 
+# ---- a move by sockets that don't fit ----
+place='{"to":"tcp://127.0.0.1:1"}'
+answers "a machine makes no socket itself" '{"id":6,"method":"migrate.start","params":'$place'}' \
+    '.error.code == "invalid-params" and (.error.message | contains("3 unconnected TCP sockets"))'
+for wrong in "AF_INET SOCK_STREAM 2" "AF_INET SOCK_STREAM 4" "AF_INET SOCK_DGRAM 3" "AF_INET6 SOCK_STREAM 3" "AF_UNIX SOCK_STREAM 3"; do
+    # shellcheck disable=SC2086 # three words
+    check "nor takes $wrong" sh -c 'tests/migrate/start_move.py "$0" "$1" $2 | jq -e ".error.code == \"invalid-params\""' \
+        "$socket" "$place" "$wrong"
+done
+check "but by those that fit it tries" sh -c 'tests/migrate/start_move.py "$0" "$1" | jq -e ".result.phase"' "$socket" "$place"
+check "which ends" await sh -c 'ferry migrate m --status --format json | jq -e ".phase == \"failed\""'
+
 # ---- two clients, one of them rude ----
 ferry events m >"$work/events" &
 events=$!

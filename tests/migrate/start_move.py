@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""start_move.py SOCKET PARAMETERS: migrate.start at a machine's control socket, with the sockets that the move goes
-through (docs/control.md); prints the answer. For parameters that `ferry migrate` has no option for."""
+"""start_move.py SOCKET PARAMETERS [FAMILY TYPE COUNT]: migrate.start at a machine's control socket, with the sockets that
+the move goes through (docs/control.md), or with others (names as in the module socket); prints the answer. For
+parameters that `ferry migrate` has no option for."""
 
 import json
 import socket
@@ -9,8 +10,9 @@ import sys
 
 def main():
     parameters = json.loads(sys.argv[2])
-    count = parameters.get("streams", 1) + 2
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    family, kind, count = sys.argv[3:] or ["AF_INET", "SOCK_STREAM", parameters.get("streams", 1) + 2]
+    count = int(count)
+    sockets = [socket.socket(getattr(socket, family), getattr(socket, kind)) for _ in range(count)]
     parameters["sockets"] = [{"fd": i} for i in range(count)]
     request = {"id": 1, "method": "migrate.start", "params": parameters, "fds": count}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
