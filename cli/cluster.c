@@ -278,6 +278,7 @@ static const struct subcommand *const subcommands[] = {
     &cluster_client_certificate,
     &cluster_clients,
     &cluster_client_revoke,
+    &cluster_declare_dead,
     NULL,
 };
 

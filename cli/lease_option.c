@@ -4,11 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/units.h"
 
-static int parse_field(struct machine_lease_params *p, const char *key, const char *value,
+static int parse_field(struct lease_option *option, const char *key, const char *value,
                        struct error *err)
 {
+    struct machine_lease_params *p = &option->params;
     uint64_t most = INT64_MAX; // so that JSON can carry it
     int rc = -EINVAL;
     if (strcmp(key, "deadline") == 0 && strcmp(value, "none") == 0) {
@@ -25,6 +27,8 @@ static int parse_field(struct machine_lease_params *p, const char *key, const ch
         rc = units_parse_number(value, most, &p->epoch);
     else if (strcmp(key, "deadline") == 0)
         rc = units_parse_number(value, most, &p->deadline_ns);
+    else if (strcmp(key, "accept") == 0)
+        rc = units_parse_number(value, most, &option->accept_ns);
     else if (strcmp(key, "keep") == 0)
         rc = units_parse_duration(value, &p->keep_ns);
     else if (strcmp(key, "witness") == 0)
@@ -51,13 +55,16 @@ int lease_option_parse(struct lease_option *option, const char *text, struct err
     while (rc == 0 && (field = strsep(&rest, ","))) {
         char *value = field;
         const char *key = strsep(&value, "=");
-        rc = parse_field(p, key, value ? value : "", err);
+        rc = parse_field(option, key, value ? value : "", err);
     }
     free(copy);
     if (rc < 0)
         return rc;
     if (uuid_equal(&p->uuid, &none) || p->epoch == 0 || p->deadline_ns == 0)
         return error_set(err, EINVAL, "a lease wants uuid=, epoch= and deadline=");
+    // One that was held up until now: what it was started for may be long over.
+    if (option->accept_ns && clock_boottime_ns() >= option->accept_ns)
+        return error_set(err, ETIMEDOUT, "the lease has run out before the machine's start");
     if (!p->boot_id[0])
         rc = machine_lease_boot_id(p->boot_id, sizeof(p->boot_id));
     return rc < 0 ? error_set_errno(err, -rc, "finding out which boot this is") : 0;

@@ -9,10 +9,13 @@
 struct lease_option {
     bool given;
     struct machine_lease_params params;
+    // Until when a source must have come to a receiver (CLOCK_BOOTTIME), a late process must have
+    // begun; without, the deadline. Machines without one have this.
+    uint64_t accept_ns;
 };
 
-// uuid=UUID,epoch=N,deadline=NS|none[,boot=ID][,keep=TIME][,new-disks][,witness=DIR]. 0 or a
-// sentence.
+// uuid=UUID,epoch=N,deadline=NS|none[,boot=ID][,keep=TIME][,new-disks][,witness=DIR][,accept=NS]. 0
+// or a sentence.
 int lease_option_parse(struct lease_option *option, const char *text, struct error *err);
 // Gives a machine without a UUID that of the lease; another one is an error. Nothing without a
 // lease.
@@ -23,4 +26,5 @@ const struct machine_lease_params *lease_option_params(const struct lease_option
 #define LEASE_OPTION_ARGUMENT "uuid=U,epoch=N,deadline=NS[,...]"
 #define LEASE_OPTION_HELP                                                                          \
     "for a cluster's agent: the machine runs only until the deadline (CLOCK_BOOTTIME, or none), "  \
-    "unless it is renewed; also boot=ID, keep=TIME (10m), new-disks, witness=DIR"
+    "unless it is renewed; also boot=ID, keep=TIME (10m), new-disks, witness=DIR, accept=NS (the " \
+    "last moment to begin, where the deadline is none)"

@@ -183,9 +183,10 @@ static int receive_one(int listen_fd, const struct migration_target_params *para
 static int await_source(int listen_fd, const struct lease_option *lease)
 {
     const struct machine_lease_params *params = lease_option_params(lease);
-    while (params && params->deadline_ns != LEASE_UNBOUNDED) {
+    uint64_t until = lease->accept_ns ? lease->accept_ns : params ? params->deadline_ns : 0;
+    while (until && until != LEASE_UNBOUNDED) {
         struct pollfd listening = {.fd = listen_fd, .events = POLLIN};
-        if (clock_boottime_ns() >= params->deadline_ns)
+        if (clock_boottime_ns() >= until)
             return -ETIMEDOUT;
         if (poll(&listening, 1, 100) > 0)
             return 0;

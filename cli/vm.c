@@ -353,8 +353,8 @@ static int explain(int argc, char **argv)
 }
 
 static const struct subcommand *const subcommands[] = {
-    &vm_create,  &vm_ls,      &vm_show,   &vm_start, &vm_stop,    &vm_delete,
-    &vm_migrate, &vm_explain, &vm_events, &vm_logs,  &vm_console, NULL,
+    &vm_create,  &vm_ls,     &vm_show, &vm_start,   &vm_stop,         &vm_delete, &vm_migrate,
+    &vm_explain, &vm_events, &vm_logs, &vm_console, &vm_declare_dead, NULL,
 };
 
 static int vm(int argc, char **argv)

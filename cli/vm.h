@@ -11,7 +11,7 @@ struct vm_options {
     const char *file, *host, *restart, *request;
     json_t *flags;     // what the options say of the description
     json_t *placement; // and of the host
-    bool stopped, wait, force, debug_exit, cancel;
+    bool stopped, wait, force, debug_exit, cancel, no_ha;
     uint64_t timeout;
 };
 
@@ -32,4 +32,4 @@ struct vm_options {
 int vm_await_state(const struct vm_options *o, const char *name, const char *state, bool gone,
                    struct error *err);
 
-extern const struct subcommand vm_create, vm_events, vm_logs, vm_console;
+extern const struct subcommand vm_create, vm_events, vm_logs, vm_console, vm_declare_dead;

@@ -175,7 +175,12 @@ static int read_file(struct vm_options *o, struct machine_config *config, struct
     if (!object)
         return error_set(err, EINVAL, "%s, line %d: %s", o->file, why.line, why.text);
     int r = merge_placement(o, json_object_get(object, "placement"), err);
+    const json_t *ha = json_object_get(object, "ha");
+    if (!r && ha && !json_is_boolean(ha))
+        r = error_set(err, EINVAL, "%s: \"ha\" must be true or false", o->file);
+    o->no_ha = o->no_ha || json_is_false(ha);
     json_object_del(object, "placement");
+    json_object_del(object, "ha");
     if (!r && machine_config_from_json(config, object, err))
         r = error_prefix(err, "%s", o->file);
     json_decref(object);
@@ -245,7 +250,7 @@ static const struct option_spec create_options[] = {
      .kind = OPTION_TEXT,
      .offset = offsetof(struct vm_options, file),
      .argument = "FILE",
-     .help = "its description, as for `ferry run --config`, and \"placement\""},
+     .help = "its description, as for `ferry run --config`, \"placement\" and \"ha\""},
     {.name = "kernel",
      .letter = 'k',
      .kind = OPTION_CALL,
@@ -329,6 +334,11 @@ static const struct option_spec create_options[] = {
      .offset = offsetof(struct vm_options, restart),
      .argument = "always|on-failure|never",
      .help = "what happens when it ends by itself (on-failure)"},
+    {.name = "no-ha",
+     .kind = OPTION_FLAG,
+     .offset = offsetof(struct vm_options, no_ha),
+     .help = "it runs on when its host doesn't answer, and never starts elsewhere without "
+             "`ferry vm declare-dead`"},
     {.name = "request",
      .kind = OPTION_TEXT,
      .offset = offsetof(struct vm_options, request),
@@ -373,6 +383,8 @@ static int create_machine(struct vm_options *o, const char *name, struct error *
         json_object_set(params, "placement", o->placement);
     if (o->host)
         json_object_set_new(params, "host", json_string(o->host));
+    if (o->no_ha)
+        json_object_set_new(params, "ha", json_false());
     if (o->restart)
         json_object_set_new(params, "restart", json_string(o->restart));
     if (o->request)

@@ -59,7 +59,9 @@ static void print_event(const json_t *event, int format)
     }
     printf("%" PRIu64 " %s ", output_number_of(event, "revision"),
            name[0] ? name : output_text_of(event, "uuid"));
-    if (strcmp(kind, "state") == 0)
+    if (strcmp(kind, "declared-dead") == 0)
+        printf("host %s was declared dead by a person", host);
+    else if (strcmp(kind, "state") == 0)
         printf("%s%s%s%s%s", output_text_of(event, "state"), host[0] ? " on " : "", host,
                output_text_of(event, "reason")[0] ? ": " : "", output_text_of(event, "reason"));
     else if (strcmp(kind, "owner") == 0)

@@ -45,10 +45,18 @@ static bool is_target(const struct agent_self *self, const struct owner_record *
            migration->target_incarnation == self->incarnation;
 }
 
+// It was this host's before it was fenced or booted, and without a deadline nobody else has taken
+// it: only who looks here can say what became of its process.
+static bool is_left_behind(const struct agent_self *self, const struct owner_record *owner)
+{
+    return !self->over && owner->stage == OWNER_STARTED && owner->unbounded &&
+           strcmp(owner->host, self->host) == 0 && owner->incarnation < self->incarnation;
+}
+
 bool agent_machine_is_renewed(const struct agent_self *self, const struct machine_entry *entry,
                               const struct local_view *local)
 {
-    if (!entry || !entry->owner.mod)
+    if (!entry || !entry->owner.mod || entry->owner.value.owner.unbounded)
         return false;
     const struct owner_record *owner = &entry->owner.value.owner;
     // One that waits for its COMMIT has the deadline that it will run by.
@@ -87,6 +95,7 @@ static enum agent_action commit_start(struct step *s, uint64_t continues)
     if (CLUSTER_IS_MUTANT(RESTART_KEEPS_EPOCH) && s->owner->stage == OWNER_STARTED)
         owner->epoch--;
     owner->kept_epoch = continues ? continues : owner->epoch;
+    owner->unbounded = s->entry->machine.value.machine.no_ha;
     owner->migration = (struct migration_record){0};
     s->machine->committing_epoch = owner->epoch;
     s->machine->committing_continue = continues;
@@ -131,6 +140,13 @@ static enum agent_action commit_migration(struct step *s, enum migration_stage s
     owner->migration.stage = stage;
     if (stage == MIGRATION_NONE)
         owner->migration = (struct migration_record){0};
+    return commit(s);
+}
+
+// Neither a start nor another owner: the epoch stays, and with it whatever runs here under it.
+static enum agent_action commit_adoption(struct step *s)
+{
+    change_owner(s)->incarnation = s->self->incarnation;
     return commit(s);
 }
 
@@ -179,6 +195,7 @@ static enum agent_action return_to_source(struct step *s)
     snprintf(owner->host, sizeof(owner->host), "%s", migration->source);
     owner->incarnation = migration->source_incarnation;
     owner->epoch++;
+    owner->unbounded = false; // nothing of this epoch runs
     owner->migration = (struct migration_record){0};
     return commit(s);
 }
@@ -363,6 +380,8 @@ enum agent_action agent_machine_step(const struct agent_self *self, const struct
     if (!entry || !entry->owner.mod)
         return local->process == LOCAL_NONE ? AGENT_WAIT : AGENT_ORPHAN;
     s.owner = &entry->owner.value.owner;
+    if (is_left_behind(self, s.owner))
+        return commit_adoption(&s);
     bool mine = is_mine(self, s.owner);
     if (CLUSTER_IS_MUTANT(GIVE_UP_WHILE_RUNNING) && mine && local->process != LOCAL_NONE &&
         !is_wanted(entry) && !entry->tombstone.mod)

@@ -6,6 +6,8 @@
 //   - A process is started only for an owner record that names this host, its present incarnation
 //     and an epoch that this agent itself has committed, and knows that it has, for that one start.
 //   - A machine is given up only after its process is gone, by compare-and-set.
+//   - What has no deadline stays this host's when the host is fenced: its agent takes it up again,
+//     under the new incarnation and in the same epoch, whether its process still runs or not.
 //   - A process is destroyed on a committed record that says that it is not (or no longer) what
 //     runs the machine: a larger epoch, a tombstone. That a record is merely absent says nothing.
 #pragma once

@@ -126,6 +126,7 @@ static void spawn(struct agent_driver *driver, struct agent_slot *slot,
         .description = machine->description ? machine->description : "{}",
         .epoch = slot->machine.to_start,
         .deadline_ns = self->deadline,
+        .unbounded = entry->owner.value.owner.unbounded,
         .new_disks = !entry->owner.value.owner.ran,
     };
     log_info("machine %s (%s): starting, epoch %lu", machine->name, slot->uuid, start.epoch);
@@ -141,6 +142,7 @@ static void reinstate(struct agent_driver *driver, struct agent_slot *slot,
 {
     struct error err = {0};
     log_info("machine %s: goes on, epoch %lu", slot->uuid, slot->machine.to_start);
+    // One without a deadline stays without: deadlines only grow.
     int r =
         local_reinstate(&driver->local, slot->uuid, slot->machine.to_start, self->deadline, &err);
     if (r)
@@ -171,9 +173,12 @@ static void receive(struct agent_driver *driver, struct agent_slot *slot,
     struct error err = {0};
     log_info("machine %s: waits for it to come from '%s', epoch %lu", slot->uuid, owner->host,
              owner->epoch + 1);
+    const struct local_start start = {.uuid = slot->uuid,
+                                      .epoch = owner->epoch + 1,
+                                      .deadline_ns = self->deadline,
+                                      .unbounded = owner->unbounded};
     failure_point("agent-receives");
-    if (local_receive(&driver->local, slot->uuid, owner->migration.id, owner->epoch + 1,
-                      self->deadline, &err))
+    if (local_receive(&driver->local, &start, owner->migration.id, &err))
         log_warning("machine %s: %s", slot->uuid, err.message);
     failure_point("agent-received");
 }

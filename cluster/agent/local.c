@@ -373,14 +373,14 @@ static int run_ferry(struct local_machines *machines, struct local_spawn *spawn,
     return code;
 }
 
-static int lease_text(const struct local_machines *machines, const char *uuid, uint64_t epoch,
-                      uint64_t deadline_ns, bool new_disks, char *out, size_t size,
-                      struct error *err)
+static int lease_text(const struct local_machines *machines, const struct local_start *start,
+                      char *out, size_t size, struct error *err)
 {
-    int n =
-        snprintf(out, size, "uuid=%s,epoch=%lu,deadline=%lu,boot=%s%s%s%s", uuid, epoch,
-                 deadline_ns, machines->boot_id, new_disks ? ",new-disks" : "",
-                 machines->witness ? ",witness=" : "", machines->witness ? machines->witness : "");
+    int n = snprintf(out, size, "uuid=%s,epoch=%lu,%s=%lu%s,boot=%s%s%s%s", start->uuid,
+                     start->epoch, start->unbounded ? "accept" : "deadline", start->deadline_ns,
+                     start->unbounded ? ",deadline=none" : "", machines->boot_id,
+                     start->new_disks ? ",new-disks" : "", machines->witness ? ",witness=" : "",
+                     machines->witness ? machines->witness : "");
     return n < 0 || (size_t)n >= size ? error_set(err, ENAMETOOLONG, "the lease is too long") : 0;
 }
 
@@ -391,9 +391,7 @@ int local_spawn(struct local_machines *machines, const struct local_start *start
     if (!spawn)
         return -err->code;
     int config = write_config(machines, start, err);
-    int r = config < 0 ? config
-                       : lease_text(machines, start->uuid, start->epoch, start->deadline_ns,
-                                    start->new_disks, lease, sizeof(lease), err);
+    int r = config < 0 ? config : lease_text(machines, start, lease, sizeof(lease), err);
     char *const argv[] = {machines->program,
                           (char *)"run",
                           (char *)start->uuid,
@@ -414,14 +412,15 @@ int local_spawn(struct local_machines *machines, const struct local_start *start
     return r;
 }
 
-int local_receive(struct local_machines *machines, const char *uuid, const char *id, uint64_t epoch,
-                  uint64_t deadline_ns, struct error *err)
+int local_receive(struct local_machines *machines, const struct local_start *start, const char *id,
+                  struct error *err)
 {
+    const char *uuid = start->uuid;
     char lease[PATH_MAX + 300];
-    struct local_spawn *spawn = new_spawn(machines, uuid, id, epoch, err);
+    struct local_spawn *spawn = new_spawn(machines, uuid, id, start->epoch, err);
     if (!spawn)
         return -err->code;
-    int r = lease_text(machines, uuid, epoch, deadline_ns, false, lease, sizeof(lease), err);
+    int r = lease_text(machines, start, lease, sizeof(lease), err);
     char *argv[24] = {machines->program,  (char *)"receive",  (char *)uuid,
                       (char *)"--detach", (char *)"--listen", (char *)machines->listen,
                       (char *)"--token",  (char *)"auto",     (char *)"--runtime-dir",

@@ -48,14 +48,16 @@ struct local_start {
     const char *uuid, *name;
     const char *description; // JSON
     uint64_t epoch, deadline_ns;
+    bool unbounded; // it runs without the deadline; a receiver waits for its source until then
     bool new_disks;
 };
 // Begins a start: 0, or a sentence.
 int local_spawn(struct local_machines *machines, const struct local_start *start,
                 struct error *err);
-// Begins to wait for a machine that comes by migration `id`; it will be found as LOCAL_INCOMING.
-int local_receive(struct local_machines *machines, const char *uuid, const char *id, uint64_t epoch,
-                  uint64_t deadline_ns, struct error *err);
+// Begins to wait for a machine that comes by migration `id`; it will be found as LOCAL_INCOMING. It
+// brings its name and description.
+int local_receive(struct local_machines *machines, const struct local_start *start, const char *id,
+                  struct error *err);
 // Tells a machine to migrate.
 int local_migrate(struct local_machines *machines, const char *uuid, uint64_t epoch,
                   const struct migration_record *migration, struct error *err);

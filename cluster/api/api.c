@@ -169,6 +169,8 @@ static void begin(struct api_caller *caller, struct control_request *request, js
     X("cluster.undrain", api_cluster_undrain)                                                      \
     X("cluster.remove", api_cluster_remove)                                                        \
     X("cluster.voter", api_cluster_voter)                                                          \
+    X("cluster.declare_dead", api_cluster_declare_dead)                                            \
+    X("vm.declare_dead", api_vm_declare_dead)                                                      \
     X("vm.create", api_vm_create)                                                                  \
     X("vm.start", api_vm_start)                                                                    \
     X("vm.stop", api_vm_stop)                                                                      \

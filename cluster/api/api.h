@@ -62,7 +62,8 @@ api_method api_cluster_init, api_cluster_status, api_cluster_hosts, api_cluster_
     api_cluster_drain, api_cluster_undrain, api_cluster_remove, api_cluster_voter, api_cluster_join,
     api_cluster_release, api_vm_create, api_vm_list, api_vm_show, api_vm_start, api_vm_stop,
     api_vm_delete, api_vm_migrate, api_vm_explain, api_vm_events, api_vm_cancel_move,
-    api_cluster_clients, api_cluster_client_certificate, api_cluster_client_revoke;
+    api_cluster_clients, api_cluster_client_certificate, api_cluster_client_revoke,
+    api_vm_declare_dead, api_cluster_declare_dead;
 
 // The times of `cluster.init`, checked. 0 or a sentence.
 int api_take_settings(const json_t *params, uint64_t election_max_ns,
@@ -75,6 +76,8 @@ json_t *api_store_json(struct api_call *call, enum protocol_request kind);
 json_t *api_store_status(struct api_call *call);
 // What became of a machine, from all that is known: "running", "pending", ...
 const char *api_machine_state(const struct record_view *view, const struct machine_entry *entry);
+// The machine of the parameter `name`, a name or UUID, in call->view; NULL with a sentence.
+const struct machine_entry *api_find_machine(struct api_call *call);
 // Reads everything; fails with a sentence where no cluster was initialised.
 int api_read(struct api_call *call);
 // Makes a change until it is known what became of it: `fill` fills it in from call->view (which is

@@ -76,6 +76,8 @@ static const char *host_state(const struct host_entry *host)
 {
     if (!host->life.mod)
         return "unknown";
+    if (host->life.value.life.unreported && !host->life.value.life.declared_dead)
+        return "unreported";
     if (host->life.value.life.fenced)
         return "dead";
     return host->host.value.host.draining ? "drained" : "alive";

@@ -48,6 +48,10 @@ static json_t *describe(const struct record *record, bool gone)
                     : json_pack("{s:s, s:s, s:s, s:s}", "event", "state", "state",
                                 value->state.state, "host", value->state.host, "reason",
                                 value->state.reason);
+    case RECORD_LIFE:
+        return gone || !value->life.declared_dead
+                   ? NULL
+                   : json_pack("{s:s, s:s}", "event", "declared-dead", "host", record->key.name);
     case RECORD_TOMBSTONE:
         return gone ? NULL : json_pack("{s:s}", "event", "delete");
     default:
@@ -67,7 +71,8 @@ static int add_event(struct history *history, bool gone, const struct store_key_
     int r = 0;
     if (event) {
         json_object_set_new(event, "revision", json_integer((json_int_t)record.mod));
-        json_object_set_new(event, "uuid", json_string(record.key.name));
+        json_object_set_new(event, "uuid",
+                            json_string(record.key.kind == RECORD_LIFE ? "" : record.key.name));
         json_object_set_new(event, "name", json_string(name_of(history, &record)));
         r = json_array_append_new(history->events, event) ? -ENOMEM : 0;
     }

@@ -9,7 +9,7 @@
 
 // ---- finding ----
 
-static const struct machine_entry *find_machine(struct api_call *call)
+const struct machine_entry *api_find_machine(struct api_call *call)
 {
     const char *name = api_text(call, "name", true);
     if (!name)
@@ -47,13 +47,13 @@ static json_t *machine_json(const struct record_view *view, const struct machine
     const struct machine_record *machine = &entry->machine.value.machine;
     const struct owner_record *owner = &entry->owner.value.owner;
     const struct state_record *state = &entry->state.value.state;
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:s, s:s, s:i}", "name",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:s, s:b, s:s, s:i}", "name",
                      machine->name, "uuid", entry->uuid, "wish", wish_name(machine->wish), "state",
                      api_machine_state(view, entry), "host", owner->host, "incarnation",
                      (json_int_t)owner->incarnation, "epoch", (json_int_t)owner->epoch, "cpus",
                      (int)machine->cpus, "memory", (json_int_t)machine->memory, "restart",
-                     restart_policy_name(machine->restart), "reason", state->reason, "restarts",
-                     (int)state->restarts);
+                     restart_policy_name(machine->restart), "ha", !machine->no_ha, "reason",
+                     state->reason, "restarts", (int)state->restarts);
 }
 
 int api_vm_list(struct api_call *call)
@@ -71,7 +71,7 @@ int api_vm_list(struct api_call *call)
 int api_vm_show(struct api_call *call)
 {
     int r = api_read(call);
-    const struct machine_entry *entry = r ? NULL : find_machine(call);
+    const struct machine_entry *entry = r ? NULL : api_find_machine(call);
     if (!entry)
         return -call->err.code;
     call->result = machine_json(&call->view, entry);
@@ -125,7 +125,11 @@ static int read_wish(struct api_call *call, struct machine_record *machine)
         .cpus = (uint32_t)json_integer_value(cpus),
         .memory = (uint64_t)json_integer_value(memory),
     };
-    int r = wishes_check(placement, description, &call->err);
+    const json_t *ha = json_object_get(call->params, "ha");
+    machine->no_ha = json_is_false(ha);
+    int r = ha && !json_is_boolean(ha)
+                ? error_set(&call->err, EINVAL, "\"ha\" must be true or false")
+                : wishes_check(placement, description, &call->err);
     if (r)
         return r;
     if (restart && restart_policy_parse(restart, &machine->restart))
@@ -239,7 +243,7 @@ int api_vm_create(struct api_call *call)
 
 static int fill_wish(struct api_call *call, struct change *change, enum machine_wish wish)
 {
-    const struct machine_entry *entry = find_machine(call);
+    const struct machine_entry *entry = api_find_machine(call);
     if (!entry)
         return -call->err.code;
     if (entry->tombstone.mod) {
@@ -268,7 +272,7 @@ static int fill_stop(struct api_call *call, struct change *change)
 
 static int fill_delete(struct api_call *call, struct change *change)
 {
-    const struct machine_entry *entry = find_machine(call);
+    const struct machine_entry *entry = api_find_machine(call);
     if (!entry)
         return -call->err.code;
     if (entry->tombstone.mod)
@@ -371,7 +375,7 @@ static int fill_migrate(struct api_call *call, struct change *change)
 {
     char chosen[NAME_LIMIT + 1];
     const char *to = api_text(call, "to", false);
-    const struct machine_entry *entry = call->err.code ? NULL : find_machine(call);
+    const struct machine_entry *entry = call->err.code ? NULL : api_find_machine(call);
     if (!entry)
         return -call->err.code;
     if (to && strcmp(entry->owner.value.owner.host, to) == 0)
@@ -401,7 +405,7 @@ int api_vm_migrate(struct api_call *call)
 // A wish, as the move: the source's agent calls it off, if the switch isn't made yet.
 static int fill_cancel(struct api_call *call, struct change *change)
 {
-    const struct machine_entry *entry = find_machine(call);
+    const struct machine_entry *entry = api_find_machine(call);
     if (!entry)
         return -call->err.code;
     const struct machine_record *machine = &entry->machine.value.machine;
@@ -443,7 +447,7 @@ int api_vm_explain(struct api_call *call)
     struct placement_decision decision;
     char summary[RECORD_TEXT_SIZE] = "";
     int r = api_read(call);
-    const struct machine_entry *entry = r ? NULL : find_machine(call);
+    const struct machine_entry *entry = r ? NULL : api_find_machine(call);
     if (!entry)
         return -call->err.code;
     struct placement *placement = placer_create(&call->view);

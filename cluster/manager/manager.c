@@ -156,11 +156,11 @@ static void remove_machine(struct record_view *view, struct machine_entry *entry
 }
 
 // Why a machine waits, for people; only when it is something new.
-static void say_pending(struct record_view *view, struct machine_entry *entry, const char *reason,
-                        struct manager_changes *changes)
+static void say_state(struct record_view *view, struct machine_entry *entry, const char *text,
+                      const char *reason, struct manager_changes *changes)
 {
     const struct state_record *old = &entry->state.value.state;
-    if (entry->state.mod && strcmp(old->state, "pending") == 0 && strcmp(old->reason, reason) == 0)
+    if (entry->state.mod && strcmp(old->state, text) == 0 && strcmp(old->reason, reason) == 0)
         return;
     struct change *change = next_change(changes, view);
     if (!change)
@@ -168,7 +168,7 @@ static void say_pending(struct record_view *view, struct machine_entry *entry, c
     change_compare(change, RECORD_OWNER, entry->uuid, entry->owner.mod);
     struct state_record *state = &change_put(change, RECORD_STATE, entry->uuid)->state;
     state->restarts = old->restarts;
-    snprintf(state->state, sizeof(state->state), "pending");
+    snprintf(state->state, sizeof(state->state), "%s", text);
     snprintf(state->reason, sizeof(state->reason), "%s", reason);
 }
 
@@ -179,7 +179,7 @@ static void place_machine(struct manager *manager, struct record_view *view,
     if (changes->count == MANAGER_CHANGES)
         return;
     if (!manager->place(manager->opaque, view, entry, host, reason)) {
-        say_pending(view, entry, reason, changes);
+        say_state(view, entry, "pending", reason, changes);
         return;
     }
     const struct host_entry *target = record_view_host(view, host);
@@ -203,6 +203,18 @@ static void release_machine(struct record_view *view, struct machine_entry *entr
     struct owner_record *owner = change_owner(view, entry, change);
     owner->kept_epoch = 0;
     entry->owner.value.owner = *owner;
+}
+
+// Its host is fenced, which says nothing of a process without a deadline: a person has to know.
+static void say_lost(struct record_view *view, struct machine_entry *entry,
+                     struct manager_changes *changes)
+{
+    char reason[RECORD_TEXT_SIZE];
+    snprintf(reason, sizeof(reason),
+             "host '%s' doesn't answer, and without a deadline it may run there still: `ferry vm "
+             "declare-dead` if it surely doesn't",
+             entry->owner.value.owner.host);
+    say_state(view, entry, "lost", reason, changes);
 }
 
 static bool can_move(const struct record_view *view, const struct machine_entry *entry,
@@ -292,7 +304,11 @@ void manager_step(struct manager *manager, struct record_view *view, uint64_t no
         bool wanted = entry->machine.mod && entry->machine.value.machine.wish == WISH_RUNNING;
         if (!entry->owner.mod)
             continue;
-        bool free = owner->stage == OWNER_NONE || record_view_owner_is_over(view, owner);
+        bool free = owner->stage == OWNER_NONE || record_view_owner_is_gone(view, owner);
+        if (!free && record_view_owner_is_over(view, owner)) {
+            say_lost(view, entry, changes);
+            continue;
+        }
         if (CLUSTER_IS_MUTANT(TAKE_FROM_LIVE_HOST) && !free) {
             const struct manager_watch *watch = find_watch(manager, owner->host);
             uint64_t lease = view->settings.value.settings.lease_ns;

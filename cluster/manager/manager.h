@@ -10,7 +10,7 @@
 //     count, and nothing is counted over a time in which this one saw nothing itself.
 //   - While a host isn't fenced its machines are taken from it by its own agent alone: a manager
 //     changes an owner record only where there is no owner, or where the owner's incarnation is
-//     over.
+//     over and its process had a deadline, or a person has declared that host dead.
 #pragma once
 
 #include "cluster/records/view.h"

@@ -21,6 +21,9 @@
     X(GIVE_UP_WHILE_RUNNING, "gives a machine up before its process is gone")                      \
     X(SPAWN_FORGOTTEN, "a restarted agent doesn't wait for a start under way")                     \
     X(STALE_MEMORY_RETURNS, "lets old memory go on though the machine ran elsewhere since")        \
+    X(FENCE_TAKES_UNBOUNDED, "takes a machine without a deadline from a host that is only fenced") \
+    X(DECLARE_ON_LIVE_HOST, "declares a machine dead though its host isn't fenced")                \
+    X(DECLARE_WITHOUT_COMPARE, "declares dead what nobody has looked at")                          \
     X(DEADLINE_RELATIVE, "sim: a machine counts its deadline from the message")                    \
     X(RENEWED_AFTER_EXPIRY, "sim: a machine takes a deadline after the last one passed")           \
     X(NO_CHECK_BEFORE_RUN, "sim: a stopped machine goes on without looking at its deadline")       \

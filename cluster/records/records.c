@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORM_VERSION = 1 };
+// What has no deadline is written in the second form: a manager that doesn't know of it would take
+// it for stopped, and must rather understand nothing.
+enum { FORM_VERSION = 1, FORM_UNBOUNDED = 2 };
 
 static const char *const kind_prefixes[RECORD_KINDS] = {
     [RECORD_SETTINGS] = "ferry/settings", [RECORD_MANAGER] = "ferry/manager",
@@ -154,6 +156,8 @@ static const struct field life_fields[] = {
     FIELD("identity", life_record, identity, FIELD_TEXT, false),
     FIELD("boot_id", life_record, boot_id, FIELD_TEXT, false),
     FIELD("fenced", life_record, fenced, FIELD_BOOL, false),
+    FIELD("declared_dead", life_record, declared_dead, FIELD_BOOL, true),
+    FIELD("unreported", life_record, unreported, FIELD_BOOL, true),
     {0},
 };
 
@@ -167,6 +171,7 @@ static const struct field machine_fields[] = {
     FIELD("name", machine_record, name, FIELD_TEXT, false),
     CHOICE("wish", machine_record, wish, wishes),
     CHOICE("restart", machine_record, restart, policies),
+    FIELD("no_ha", machine_record, no_ha, FIELD_BOOL, true),
     FIELD("cpus", machine_record, cpus, FIELD_SMALL, false),
     FIELD("memory", machine_record, memory, FIELD_NUMBER, false),
     FIELD("wish_number", machine_record, wish_number, FIELD_NUMBER, false),
@@ -194,6 +199,7 @@ static const struct field owner_fields[] = {
     FIELD("incarnation", owner_record, incarnation, FIELD_NUMBER, false),
     FIELD("epoch", owner_record, epoch, FIELD_NUMBER, false),
     FIELD("kept_epoch", owner_record, kept_epoch, FIELD_NUMBER, true),
+    FIELD("unbounded", owner_record, unbounded, FIELD_BOOL, true),
     FIELD("ran", owner_record, ran, FIELD_BOOL, true),
     FIELD("home", owner_record, home, FIELD_TEXT, true),
     {0},
@@ -397,13 +403,25 @@ int record_copy(enum record_kind kind, const union record_value *from, union rec
     return -ENOMEM;
 }
 
+static int newest_form(enum record_kind kind)
+{
+    return kind == RECORD_OWNER || kind == RECORD_MACHINE ? FORM_UNBOUNDED : FORM_VERSION;
+}
+
+static int form_of(enum record_kind kind, const union record_value *value)
+{
+    bool unbounded = (kind == RECORD_OWNER && value->owner.unbounded) ||
+                     (kind == RECORD_MACHINE && value->machine.no_ha);
+    return unbounded ? FORM_UNBOUNDED : FORM_VERSION;
+}
+
 char *record_encode(enum record_kind kind, const union record_value *value)
 {
     json_t *object = encode_fields(kind_fields[kind], value);
     if (!object)
         return NULL;
     char *text = NULL;
-    if (json_object_set_new(object, "v", json_integer(FORM_VERSION)) == 0 &&
+    if (json_object_set_new(object, "v", json_integer(form_of(kind, value))) == 0 &&
         encode_rest(kind, value, object) == 0)
         text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
     json_decref(object);
@@ -423,7 +441,8 @@ int record_decode(enum record_kind kind, struct store_bytes bytes, union record_
     }
     int r = 0;
     const json_t *version = json_object_get(object, "v");
-    if (!json_is_integer(version) || json_integer_value(version) != FORM_VERSION)
+    if (!json_is_integer(version) || json_integer_value(version) < FORM_VERSION ||
+        json_integer_value(version) > newest_form(kind))
         r = error_set(err, EPROTONOSUPPORT,
                       "its form isn't one that this version of ferry knows: upgrade this host");
     if (!r)

@@ -80,6 +80,12 @@ struct life_record {
     char identity[UUID_TEXT_SIZE]; // of the host's data directory: no other may take the name
     char boot_id[UUID_TEXT_SIZE];
     bool fenced;
+    // A person has said that it is gone for sure, after it was fenced: nothing of it runs any more,
+    // not even what has no deadline. Ends with its next registration.
+    bool declared_dead;
+    // It was a host of the cluster that a backup was made of, and hasn't joined since that was
+    // restored: what still runs there isn't known. It is fenced as well.
+    bool unreported;
 };
 
 struct renewal_record {
@@ -94,6 +100,9 @@ struct machine_record {
     char name[NAME_LIMIT + 1];
     enum machine_wish wish;
     enum restart_policy restart;
+    // Its processes have no deadline, and it isn't started elsewhere until a person says that they
+    // are gone. Never changes.
+    bool no_ha;
     uint32_t cpus;
     uint64_t memory;
     uint64_t wish_number;         // grows with each change of the wish
@@ -138,6 +147,8 @@ struct owner_record {
     // The epoch whose memory was the machine's when nobody was its owner any more: what a process
     // of this or of the present epoch holds may go on, everything older is stale. 0: none is kept.
     uint64_t kept_epoch;
+    // OWNER_STARTED: the process of this epoch has no deadline, so that a fence says nothing of it.
+    bool unbounded;
     bool ran;                  // it has run some time: its disks have their epoch files
     char home[NAME_LIMIT + 1]; // the host that had started it before; "" none
     struct migration_record migration;

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cluster/records/cluster_mutant.h"
+
 void record_view_init(struct record_view *view)
 {
     memset(view, 0, sizeof(*view));
@@ -173,4 +175,12 @@ bool record_view_owner_is_over(const struct record_view *view, const struct owne
     const struct host_entry *host = record_view_host(view, owner->host);
     // A host without a record gives no right: nobody has said that it stopped.
     return host && host->life.mod && life_is_over(&host->life.value.life, owner->incarnation);
+}
+
+bool record_view_owner_is_gone(const struct record_view *view, const struct owner_record *owner)
+{
+    if (!record_view_owner_is_over(view, owner))
+        return false;
+    return !owner->unbounded || CLUSTER_IS_MUTANT(FENCE_TAKES_UNBOUNDED) ||
+           record_view_host(view, owner->host)->life.value.life.declared_dead;
 }

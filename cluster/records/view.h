@@ -43,3 +43,6 @@ const struct machine_entry *record_view_machine(const struct record_view *view, 
 // Whether the owner of this machine can't run it any more: its host's incarnation is over. False
 // for OWNER_NONE.
 bool record_view_owner_is_over(const struct record_view *view, const struct owner_record *owner);
+// Whether nothing of this owner's runs any more: its incarnation is over and so its deadline has
+// passed; or, where there is none, a person has declared that host dead. False for OWNER_NONE.
+bool record_view_owner_is_gone(const struct record_view *view, const struct owner_record *owner);

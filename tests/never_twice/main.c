@@ -51,13 +51,14 @@ static int play_mutants(struct world *world, uint64_t from, uint64_t seeds, cons
 static int play_seeds(struct world *world, uint64_t from, uint64_t seeds)
 {
     struct tap tap = {0};
-    uint64_t starts = 0, moves = 0, continued = 0, fences = 0, events = 0, failed = 0;
+    uint64_t starts = 0, moves = 0, continued = 0, fences = 0, declared = 0, events = 0, failed = 0;
     for (uint64_t seed = from; seed < from + seeds && failed < 5; seed++) {
         world_run(world, seed, false);
         starts += world->starts;
         moves += world->moves;
         continued += world->continued;
         fences += world->fences;
+        declared += world->declared;
         events += world->events.done;
         if (world->failure[0]) {
             failed++;
@@ -67,9 +68,11 @@ static int play_seeds(struct world *world, uint64_t from, uint64_t seeds)
     }
     tap_ok(&tap, !failed, "%lu seeds: no machine twice, all wanted ones in the end", seeds);
     // A suite in which nothing happens proves nothing.
-    tap_ok(&tap, starts > 5 * seeds && moves > seeds / 4 && continued > seeds / 4 && fences > seeds,
-           "%lu starts, %lu moves, %lu went on, %lu fences, %lu events", starts, moves, continued,
-           fences, events);
+    tap_ok(&tap,
+           starts > 5 * seeds && moves > seeds / 4 && continued > seeds / 4 && fences > seeds &&
+               declared > seeds / 20,
+           "%lu starts, %lu moves, %lu went on, %lu fences, %lu declared dead, %lu events", starts,
+           moves, continued, fences, declared, events);
     return tap_end(&tap);
 }
 

@@ -173,7 +173,7 @@ static void stop_writes(struct process *process)
 
 static bool has_expired(const struct process *process)
 {
-    return host_clock(host_of(process)) >= process->deadline;
+    return !process->unbounded && host_clock(host_of(process)) >= process->deadline;
 }
 
 static void guest_out(void *owner, uint64_t argument)
@@ -224,6 +224,8 @@ static void look_at_deadline(void *owner, uint64_t argument)
 
 void process_rearm(struct process *process)
 {
+    if (process->unbounded)
+        return;
     sim_time when = host_when(host_of(process), process->deadline);
     later(process, when - process->world->events.now, look_at_deadline);
 }
@@ -416,6 +418,7 @@ int process_begin(struct host *host, int machine, uint64_t epoch, const char *mi
                                     .host = host->index,
                                     .machine = machine,
                                     .epoch = epoch,
+                                    .unbounded = world->machines[machine].no_ha,
                                     .peer = -1,
                                     .number = ++world->next_number,
                                     .deadline = host->agent.self.deadline,
@@ -545,7 +548,9 @@ void process_answer(struct process *process, enum arbiter_ask asked, enum arbite
     if (decision != DECIDE_TARGET || process->peer < 0)
         return;
     struct process *peer = &world->processes[process->peer];
-    if (peer->phase == PROCESS_INCOMING && !sim_random_chance(&world->random, 100000))
+    // Its place may be another process's by now.
+    bool same = strcmp(peer->migration_id, process->migration_id) == 0;
+    if (peer->phase == PROCESS_INCOMING && same && !sim_random_chance(&world->random, 100000))
         later(peer, sim_random_between(&world->random, 100, 10000), commit_arrives);
     if (sim_random_chance(&world->random, 700000)) // STARTED comes back
         later(process, sim_random_between(&world->random, 20000, 900000), source_ends);

@@ -263,6 +263,7 @@ static void create(struct world *world, int index)
     machine->wish = WISH_RUNNING;
     machine->restart =
         sim_random_chance(&world->random, 600000) ? RESTART_ALWAYS : RESTART_ON_FAILURE;
+    machine->no_ha = world->machines[index].no_ha;
     change_put(&change, RECORD_OWNER, uuid);
     store_client_change(world, &change);
 }
@@ -347,6 +348,7 @@ static void set_up(struct world *world, uint64_t seed, bool trace)
         // Those without one have nothing but the lease between them and a second start.
         machine->has_disk = sim_random_chance(&world->random, 400000);
         machine->lock_holder = -1;
+        machine->no_ha = seed % 5 == 0 && i % 2 == 0;
         create(world, i);
     }
     for (int i = 0; i < world->host_count; i++) {
@@ -358,6 +360,8 @@ static void set_up(struct world *world, uint64_t seed, bool trace)
     }
     sim_events_add(&world->events, 5 * SIM_SECOND, faults, world, 0);
     sim_events_add(&world->events, 3 * SIM_SECOND, wishes, world, 0);
+    if (world->machines[0].no_ha)
+        sim_events_add(&world->events, 4 * SIM_SECOND, people_look, world, 0);
 }
 
 static bool step(struct world *world)
@@ -461,6 +465,7 @@ void world_free(struct world *world)
 {
     record_view_free(&world->store);
     hosts_forget_answers(world);
+    people_forget(world);
     for (int i = 0; i < HOSTS; i++) {
         record_view_free(&world->hosts[i].agent.view);
         record_view_free(&world->hosts[i].manager.view);

@@ -80,6 +80,7 @@ struct process {
     int host, machine;
     uint32_t number; // of this use of the slot
     uint64_t epoch, deadline;
+    bool unbounded;            // without a deadline, whatever is in `deadline`
     uint32_t agent_generation; // of the agent that began it
     bool paused;
     sim_time paused_until; // when `paused` ends
@@ -96,6 +97,7 @@ struct process {
 
 struct machine {
     char uuid[UUID_TEXT_SIZE];
+    bool no_ha;
     bool has_disk;
     uint64_t disk_epoch;
     int lock_holder; // process index, -1
@@ -142,10 +144,12 @@ struct request {
 enum focus { FOCUS_MIXED, FOCUS_SWITCH, FOCUS_START, FOCUS_FENCE, FOCUS_COUNT };
 
 struct waiting; // an answer that came while its receiver was paused
+struct saying;  // what a person has seen and will say
 
 struct world {
     enum focus focus;
     struct waiting *waiting;
+    struct saying *sayings;
     struct sim_events events;
     struct sim_random random, faults;
     struct record_view store;
@@ -163,7 +167,7 @@ struct world {
     sim_time faults_end;
     struct settings_record settings;
     char failure[400];
-    uint64_t starts, moves, continued, fences; // to see that runs do something
+    uint64_t starts, moves, continued, fences, declared; // to see that runs do something
 };
 
 // world.c
@@ -195,6 +199,11 @@ void manager_begin(struct host *host);
 void manager_kill(struct host *host);
 void host_answered(struct host *host, struct request *request);
 int machine_index(const struct world *world, const char *uuid);
+
+// people.c
+void people_look(void *owner, uint64_t argument);
+// Of a run that has ended.
+void people_forget(struct world *world);
 
 // process.c
 void process_local_view(struct world *world, int host, int machine, struct local_view *local,

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "cluster/agent/renewal.h"
+#include "cluster/manager/declare.h"
 #include "cluster/manager/manager.h"
 #include "cluster/records/view.h"
 
@@ -30,12 +31,18 @@ static const union record_value samples[RECORD_KINDS] = {
                               .memory = UINT64_C(1) << 40,
                               .draining = true,
                               .facts = "{\"labels\":{\"rack\":\"1\"},\"pools\":[]}"}},
-    [RECORD_LIFE] = {.life = {.incarnation = 5, .identity = "x", .boot_id = "b", .fenced = true}},
+    [RECORD_LIFE] = {.life = {.incarnation = 5,
+                              .identity = "x",
+                              .boot_id = "b",
+                              .fenced = true,
+                              .declared_dead = true,
+                              .unreported = true}},
     [RECORD_RENEWAL] = {.renewal = {.incarnation = 5, .count = UINT32_MAX + UINT64_C(10)}},
     [RECORD_MACHINE] = {.machine = {.name = "web",
                                     .wish = WISH_RUNNING,
                                     .cpus = 2,
                                     .restart = RESTART_NEVER,
+                                    .no_ha = true,
                                     .memory = 1 << 30,
                                     .wish_number = 9,
                                     .host = "a",
@@ -48,6 +55,7 @@ static const union record_value samples[RECORD_KINDS] = {
                                 .incarnation = 5,
                                 .epoch = 12,
                                 .kept_epoch = 11,
+                                .unbounded = true,
                                 .migration = {.stage = MIGRATION_SWITCHING,
                                               .id = "m",
                                               .target = "b",
@@ -155,6 +163,27 @@ START_TEST(test_unknown_fields_are_left_alone)
         record_decode(RECORD_NAME, bytes_of("{\"v\":1,\"uuid\":\"u\",\"new\":[1]}"), &value, NULL),
         0);
     ck_assert_str_eq(value.uuid.uuid, "u");
+}
+END_TEST
+
+// A version that knows nothing of machines without a deadline must not read them.
+START_TEST(test_form_of_what_has_no_deadline)
+{
+    union record_value value = {.owner = {.stage = OWNER_STARTED}};
+    char *text = record_encode(RECORD_OWNER, &value);
+    ck_assert_ptr_nonnull(strstr(text, "\"v\":1"));
+    free(text);
+    value.owner.unbounded = true;
+    text = record_encode(RECORD_OWNER, &value);
+    ck_assert_ptr_nonnull(strstr(text, "\"v\":2"));
+    free(text);
+    // One of before has a deadline.
+    ck_assert_int_eq(record_decode(RECORD_OWNER,
+                                   bytes_of("{\"v\":1,\"stage\":\"started\",\"host\":\"a\","
+                                            "\"incarnation\":1,\"epoch\":1}"),
+                                   &value, NULL),
+                     0);
+    ck_assert(!value.owner.unbounded);
 }
 END_TEST
 
@@ -361,6 +390,100 @@ START_TEST(test_manager_patience)
 }
 END_TEST
 
+// A view with host "a" and machine "u" on it, without a deadline.
+static void view_of_unbounded(struct record_view *view, bool fenced)
+{
+    struct change change;
+    record_view_init(view);
+    change_clear(&change);
+    settings_default(&change_put(&change, RECORD_SETTINGS, "")->settings);
+    change_put(&change, RECORD_MANAGER, "");
+    struct life_record *life = &change_put(&change, RECORD_LIFE, "a")->life;
+    *life = (struct life_record){.incarnation = 3, .fenced = fenced};
+    struct machine_record *machine = &change_put(&change, RECORD_MACHINE, "u")->machine;
+    *machine = (struct machine_record){.name = "n", .wish = WISH_RUNNING, .no_ha = true};
+    struct owner_record *owner = &change_put(&change, RECORD_OWNER, "u")->owner;
+    *owner = (struct owner_record){
+        .stage = OWNER_STARTED, .host = "a", .incarnation = 3, .epoch = 7, .unbounded = true};
+    ck_assert_int_eq(record_view_apply(view, &change, 1), 0);
+}
+
+static int declare_at(const struct record_view *view, uint64_t incarnation, uint64_t epoch,
+                      struct change *change)
+{
+    struct error err = {0};
+    struct declaration seen = {"a", incarnation, epoch};
+    int r = declare_machine_dead(view, record_view_machine(view, "u"), &seen, change, &err);
+    ck_assert_int_eq(r != 0, err.message[0] != 0);
+    return r;
+}
+
+START_TEST(test_declare_machine)
+{
+    struct record_view view;
+    struct change change;
+    view_of_unbounded(&view, false);
+    ck_assert_int_eq(declare_at(&view, 3, 7, &change), -EBUSY); // its host is alive
+    record_view_free(&view);
+    view_of_unbounded(&view, true);
+    const struct owner_record *owner = &record_view_machine(&view, "u")->owner.value.owner;
+    ck_assert(record_view_owner_is_over(&view, owner));
+    ck_assert(!record_view_owner_is_gone(&view, owner));
+    ck_assert_int_eq(declare_at(&view, 2, 7, &change), -ESTALE);
+    ck_assert_int_eq(declare_at(&view, 3, 6, &change), -ESTALE);
+    ck_assert_int_eq(declare_at(&view, 3, 7, &change), 0);
+    ck_assert_uint_eq(change.compare_count, 2);
+    ck_assert_int_eq(record_view_apply(&view, &change, 2), 0);
+    owner = &record_view_machine(&view, "u")->owner.value.owner;
+    ck_assert_int_eq(owner->stage, OWNER_NONE);
+    ck_assert_uint_eq(owner->epoch, 8);
+    ck_assert_int_eq(declare_at(&view, 3, 8, &change), -EBUSY); // nobody's
+    record_view_free(&view);
+}
+END_TEST
+
+START_TEST(test_declare_host)
+{
+    struct record_view view;
+    struct change change;
+    struct error err = {0};
+    struct declaration seen = {.host = "a", .incarnation = 2}, other = {.host = "b"};
+    view_of_unbounded(&view, false);
+    ck_assert_int_eq(declare_host_dead(&view, &seen, &change, &err), -EBUSY);
+    record_view_free(&view);
+    view_of_unbounded(&view, true);
+    ck_assert_int_eq(declare_host_dead(&view, &other, &change, &err), -ENOENT);
+    ck_assert_int_eq(declare_host_dead(&view, &seen, &change, &err), -ESTALE);
+    seen.incarnation = 3;
+    ck_assert_int_eq(declare_host_dead(&view, &seen, &change, &err), 0);
+    ck_assert_int_eq(record_view_apply(&view, &change, 2), 0);
+    ck_assert_int_eq(declare_host_dead(&view, &seen, &change, &err), 1);
+    const struct owner_record *owner = &record_view_machine(&view, "u")->owner.value.owner;
+    ck_assert(record_view_owner_is_gone(&view, owner));
+    record_view_free(&view);
+}
+END_TEST
+
+// A fence gives the manager no right to such a machine; it says so, once.
+START_TEST(test_manager_leaves_unbounded)
+{
+    static struct manager_changes changes;
+    struct manager manager;
+    struct record_view view;
+    view_of_unbounded(&view, true);
+    manager_init(&manager, place_nowhere, NULL);
+    manager_step(&manager, &view, NSEC_PER_SEC, some_id, NULL, &changes);
+    ck_assert_uint_eq(changes.count, 1);
+    ck_assert_int_eq(changes.changes[0].puts[0].key.kind, RECORD_STATE);
+    ck_assert_str_eq(changes.changes[0].puts[0].value.state.state, "lost");
+    ck_assert_int_eq(record_view_apply(&view, &changes.changes[0], 2), 0);
+    manager_step(&manager, &view, NSEC_PER_SEC, some_id, NULL, &changes);
+    ck_assert_uint_eq(changes.count, 0);
+    manager_free(&manager);
+    record_view_free(&view);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("records");
@@ -369,12 +492,16 @@ int main(void)
     tcase_add_loop_test(tc, test_value_every_field_is_looked_at, 0, RECORD_KINDS);
     tcase_add_loop_test(tc, test_value_refused, 0, sizeof(bad_values) / sizeof(bad_values[0]));
     tcase_add_test(tc, test_unknown_fields_are_left_alone);
+    tcase_add_test(tc, test_form_of_what_has_no_deadline);
     tcase_add_test(tc, test_keys);
     tcase_add_test(tc, test_view);
     tcase_add_test(tc, test_settings);
     tcase_add_test(tc, test_renewal);
     tcase_add_test(tc, test_register);
     tcase_add_test(tc, test_manager_patience);
+    tcase_add_test(tc, test_declare_machine);
+    tcase_add_test(tc, test_declare_host);
+    tcase_add_test(tc, test_manager_leaves_unbounded);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_set_tap(runner, "-");
