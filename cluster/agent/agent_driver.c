@@ -446,7 +446,7 @@ static void look_round(struct agent_driver *driver)
     struct error err;
     char trouble[RECORD_TEXT_SIZE];
     local_reap(&driver->local);
-    if (exchange_read(&driver->exchange, &driver->view, &err)) {
+    if (record_feed_refresh(&driver->feed, &driver->exchange, &driver->view, &err)) {
         if (strncmp(driver->trouble, err.message, sizeof(driver->trouble) - 1) != 0)
             log_warning("the agent can't read the store: %s", err.message);
         snprintf(driver->trouble, sizeof(driver->trouble), "%.*s", RECORD_TEXT_SIZE - 1,
@@ -513,6 +513,7 @@ void agent_driver_stop(struct agent_driver *driver)
     for (struct agent_slot *slot = driver->slots; slot; slot = slot->next)
         slot->seen = false;
     forget_unseen(driver);
+    record_feed_close(&driver->feed);
     record_view_free(&driver->view);
     exchange_close(&driver->exchange);
 }

@@ -4,6 +4,7 @@
 
 #include "cluster/agent/host_lease.h"
 #include "cluster/agent/local.h"
+#include "cluster/records/feed.h"
 
 struct agent_slot; // about one machine
 
@@ -28,6 +29,7 @@ struct agent_driver {
     atomic_bool stop;
     // The thread's own.
     struct record_view view;
+    struct record_feed feed;
     struct agent_slot *slots;
     char trouble[RECORD_TEXT_SIZE];
 };

@@ -49,7 +49,7 @@ static enum arbiter_decision decide(struct arbiter_listener *listener,
     record_view_init(&view);
     // After a refusal the record has changed, and says what it is now.
     for (int i = 0; i < TRIES && decision == DECIDE_UNKNOWN; i++) {
-        if (exchange_read(&listener->exchange, &view, &err))
+        if (exchange_read_owner(&listener->exchange, listener->uuid, &view, &err))
             continue;
         decision = arbiter_step(&view, record_view_machine(&view, listener->uuid), question->epoch,
                                 question->id, question->role, question->ask, &change);

@@ -124,8 +124,7 @@ static void fence_silent_hosts(struct manager *manager, const struct record_view
 
 // ---- machines ----
 
-// Begins a change of the owner record, which also goes into the view: what is placed later in this
-// step counts it.
+// Begins a change of the owner record.
 static struct owner_record *change_owner(struct record_view *view, struct machine_entry *entry,
                                          struct change *change)
 {
@@ -138,6 +137,24 @@ static struct owner_record *change_owner(struct record_view *view, struct machin
              old->stage == OWNER_STARTED ? old->host : old->home);
     new->kept_epoch = old->stage == OWNER_STARTED ? old->epoch : old->kept_epoch;
     return new;
+}
+
+// What follows in this step counts on it. A change is of one entry.
+static void show_owner(struct manager_changes *changes, struct machine_entry *entry,
+                       const struct owner_record *owner)
+{
+    changes->shown[changes->shown_count].entry = entry;
+    changes->shown[changes->shown_count++].before = entry->owner.value.owner;
+    entry->owner.value.owner = *owner;
+}
+
+static void show_all_as_before(struct manager_changes *changes)
+{
+    while (changes->shown_count) {
+        changes->shown_count--;
+        changes->shown[changes->shown_count].entry->owner.value.owner =
+            changes->shown[changes->shown_count].before;
+    }
 }
 
 static void remove_machine(struct record_view *view, struct machine_entry *entry,
@@ -190,7 +207,7 @@ static void place_machine(struct manager *manager, struct record_view *view,
     owner->stage = OWNER_ASSIGNED;
     snprintf(owner->host, sizeof(owner->host), "%s", host);
     owner->incarnation = target->life.value.life.incarnation;
-    entry->owner.value.owner = *owner;
+    show_owner(changes, entry, owner);
 }
 
 // Nobody wants it to run, and who ran it can't any more.
@@ -202,7 +219,7 @@ static void release_machine(struct record_view *view, struct machine_entry *entr
         return;
     struct owner_record *owner = change_owner(view, entry, change);
     owner->kept_epoch = 0;
-    entry->owner.value.owner = *owner;
+    show_owner(changes, entry, owner);
 }
 
 // Its host is fenced, which says nothing of a process without a deadline: a person has to know.
@@ -254,7 +271,7 @@ static void begin_move(struct record_view *view, struct machine_entry *entry, co
     struct machine_record *after = &change_put(change, RECORD_MACHINE, entry->uuid)->machine;
     *after = *machine;
     after->move_to[0] = 0;
-    entry->owner.value.owner = *owner;
+    show_owner(changes, entry, owner);
 }
 
 static unsigned moves_under_way(const struct record_view *view)
@@ -294,7 +311,7 @@ void manager_step(struct manager *manager, struct record_view *view, uint64_t no
                   const char *(*new_id)(void *opaque), void *id_opaque,
                   struct manager_changes *changes)
 {
-    changes->count = 0;
+    changes->count = changes->shown_count = 0;
     if (!view->settings.mod || !view->manager.mod || view->settings.value.settings.held)
         return;
     fence_silent_hosts(manager, view, now, changes);
@@ -327,4 +344,5 @@ void manager_step(struct manager *manager, struct record_view *view, uint64_t no
         else if (!free && !entry->tombstone.mod && wanted)
             drain_machine(manager, view, entry, now, new_id, id_opaque, changes);
     }
+    show_all_as_before(changes);
 }

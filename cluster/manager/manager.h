@@ -45,6 +45,12 @@ struct manager {
 struct manager_changes {
     unsigned count;
     struct change changes[MANAGER_CHANGES];
+    // Owner records as they were, of entries in which the view shows something else meanwhile.
+    struct {
+        struct machine_entry *entry;
+        struct owner_record before;
+    } shown[MANAGER_CHANGES];
+    unsigned shown_count;
 };
 
 void manager_init(struct manager *manager,
@@ -65,7 +71,8 @@ bool manager_lead(struct manager *manager, const struct record_view *view, const
                   const char *instance, uint64_t now, struct change *change);
 
 // What to commit now, at most MANAGER_CHANGES at a time, in any order. The next step needs a view
-// that was read after their outcomes. `view` is changed: it shows what was placed.
+// that was read after their outcomes. While it thinks the view shows what was placed so far;
+// afterwards it is as before.
 void manager_step(struct manager *manager, struct record_view *view, uint64_t now,
                   const char *(*new_id)(void *opaque), void *id_opaque,
                   struct manager_changes *changes);

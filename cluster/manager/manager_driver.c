@@ -9,6 +9,23 @@
 #include "base/failure_point.h"
 #include "base/log.h"
 
+static void forget_placement(struct manager_driver *driver)
+{
+    placement_destroy(driver->placement);
+    driver->placement = NULL;
+    driver->placement_used = false;
+}
+
+static bool have_placement(struct manager_driver *driver, const struct record_view *view)
+{
+    if (driver->placement && driver->placement_of != driver->feed.placed)
+        forget_placement(driver);
+    if (!driver->placement)
+        driver->placement = placer_create(view);
+    driver->placement_of = driver->feed.placed;
+    return driver->placement != NULL;
+}
+
 // What this step has placed so far counts for what follows.
 static bool place(void *opaque, const struct record_view *view, const struct machine_entry *machine,
                   char host[NAME_LIMIT + 1], char reason[RECORD_TEXT_SIZE])
@@ -16,7 +33,8 @@ static bool place(void *opaque, const struct record_view *view, const struct mac
     struct manager_driver *driver = opaque;
     const struct owner_record *owner = &machine->owner.value.owner;
     struct placement_decision decision;
-    if (!driver->placement || placement_decide(driver->placement, machine->uuid, &decision) != 0) {
+    if (!have_placement(driver, view) ||
+        placement_decide(driver->placement, machine->uuid, &decision) != 0) {
         snprintf(reason, RECORD_TEXT_SIZE, "the manager has no memory to think about it");
         return false;
     }
@@ -25,6 +43,7 @@ static bool place(void *opaque, const struct record_view *view, const struct mac
         return false;
     }
     snprintf(host, NAME_LIMIT + 1, "%s", decision.host);
+    driver->placement_used = true;
     bool leaves = owner->stage == OWNER_STARTED && !record_view_owner_is_over(view, owner);
     placement_move_machine(driver->placement, machine->uuid, leaves ? owner->host : host,
                            leaves ? host : NULL);
@@ -64,7 +83,7 @@ static void manage(struct manager_driver *driver)
     struct error err;
     struct change lead;
     uint64_t revision;
-    if (exchange_read(&driver->exchange, &driver->view, &err))
+    if (record_feed_refresh(&driver->feed, &driver->exchange, &driver->view, &err))
         return;
     uint64_t now = clock_boottime_ns(); // after the view had come
     exchange_learn(&driver->exchange, &driver->view, &err);
@@ -82,10 +101,9 @@ static void manage(struct manager_driver *driver)
     }
     if (!own)
         return;
-    driver->placement = placer_create(&driver->view);
     manager_step(&driver->core, &driver->view, now, new_id, driver, driver->changes);
-    placement_destroy(driver->placement);
-    driver->placement = NULL;
+    if (driver->placement_used)
+        forget_placement(driver);
     for (unsigned i = 0; i < driver->changes->count && !atomic_load(&driver->stop); i++) {
         const struct change *change = &driver->changes->changes[i];
         bool move = begins_move(change);
@@ -137,6 +155,8 @@ void manager_driver_stop(struct manager_driver *driver)
     atomic_store(&driver->stop, true);
     pthread_join(driver->thread, NULL);
     driver->running = false;
+    forget_placement(driver);
+    record_feed_close(&driver->feed);
     manager_free(&driver->core);
     record_view_free(&driver->view);
     exchange_close(&driver->exchange);

@@ -7,7 +7,7 @@
 
 #include "cluster/manager/manager.h"
 #include "cluster/manager/placer.h"
-#include "cluster/records/exchange.h"
+#include "cluster/records/feed.h"
 
 struct manager_driver {
     // Set before the start.
@@ -21,8 +21,12 @@ struct manager_driver {
     atomic_bool leads;
     // The thread's own.
     struct manager core;
-    struct placement *placement; // of the step under way
+    // Made when it is first needed, of what `placed` of the feed had counted then.
+    struct placement *placement;
+    uint64_t placement_of;
+    bool placement_used; // it has what a step has placed, and may not have been committed
     struct record_view view;
+    struct record_feed feed;
     char instance[UUID_TEXT_SIZE];
     char id[UUID_TEXT_SIZE];
     struct manager_changes *changes;

@@ -240,6 +240,12 @@ static bool serve_watch(struct watch *watch)
         watch->next = revision + 1;
         if (count)
             send_events(watch, STORE_OK, revision, count, w->data, w->length);
+        if (count)
+            watch->told = revision;
+    }
+    if (watch->progress && at == mvcc->event_count && watch->told < mvcc->revision) {
+        send_events(watch, STORE_OK, mvcc->revision, 0, NULL, 0);
+        watch->told = mvcc->revision;
     }
     return true;
 }
@@ -252,7 +258,9 @@ static enum store_status request_watch(struct member *member, struct client *cli
     uint8_t span = byte_reader_u8(body);
     end.data = byte_reader_blob(body, STORE_KEY_MAX, &end.length);
     uint64_t from = byte_reader_u64(body);
-    if (body->failed || byte_reader_left(body) || span > STORE_REST)
+    uint8_t flags = byte_reader_left(body) ? byte_reader_u8(body) : 0;
+    if (body->failed || byte_reader_left(body) || span > STORE_REST ||
+        (flags & ~PROTOCOL_WATCH_PROGRESS))
         return STORE_INVALID;
     if (client->watch_count >= MEMBER_WATCHES_MAX)
         return STORE_TOO_LARGE;
@@ -268,6 +276,8 @@ static enum store_status request_watch(struct member *member, struct client *cli
     watch->key = (struct store_bytes){room, key.length};
     watch->end = (struct store_bytes){room + key.length, end.length};
     watch->next = from ? from : member->machine->mvcc.revision + 1;
+    watch->told = watch->next - 1;
+    watch->progress = flags & PROTOCOL_WATCH_PROGRESS;
     LIST_INSERT_HEAD(&client->watches, watch, link);
     client->watch_count++;
     member_answer_status(member, client, request, STORE_OK);

@@ -66,6 +66,8 @@ struct watch {
     struct client *client;
     uint64_t request;
     uint64_t next; // the first revision that was not delivered
+    bool progress; // it is told how far there was nothing, too
+    uint64_t told; // how far
     enum store_span span;
     struct store_bytes key, end; // point behind this struct
 };

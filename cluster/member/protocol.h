@@ -54,6 +54,8 @@ enum protocol_request {
 #define PROTOCOL_STREAM  "ferry-stream/1"
 
 enum { PROTOCOL_STALE = 1 }; // flag of REQUEST_TXN: this member's own, maybe old, state will do
+// Flag of REQUEST_WATCH: with frames without events, that say up to where there are none.
+enum { PROTOCOL_WATCH_PROGRESS = 1 };
 
 enum { MEMBER_NAME_SIZE = 41, MEMBER_ADDRESS_SIZE = 280 };
 

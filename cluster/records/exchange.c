@@ -8,7 +8,7 @@
 static const enum record_kind view_kinds[] = {RECORD_SETTINGS, RECORD_MANAGER, RECORD_HOST,
                                               RECORD_LIFE,     RECORD_RENEWAL, RECORD_MACHINE,
                                               RECORD_OWNER,    RECORD_STATE,   RECORD_TOMBSTONE};
-enum { VIEW_KINDS = sizeof(view_kinds) / sizeof(view_kinds[0]) };
+enum { VIEW_KINDS = sizeof(view_kinds) / sizeof(view_kinds[0]), EXCHANGE_KEYS = 4 };
 
 void exchange_close(struct exchange *exchange)
 {
@@ -73,7 +73,7 @@ int exchange_learn(struct exchange *exchange, const struct record_view *view, st
 
 // ---- reading ----
 
-static int take(struct record_view *view, const struct store_key_value *kv, struct error *err)
+int record_view_take(struct record_view *view, const struct store_key_value *kv, struct error *err)
 {
     struct record record = {.mod = kv->mod_revision};
     if (record_key_parse(kv->key, &record.key))
@@ -123,7 +123,7 @@ static int read_rest(struct exchange *exchange, struct record_view *view, struct
             return r;
         const struct store_op_result *one = &result.ops[0];
         for (size_t i = 0; i < one->key_value_count && !r; i++)
-            r = take(view, &one->key_values[i], err);
+            r = record_view_take(view, &one->key_values[i], err);
         more = one->more && one->key_value_count;
         if (more) {
             last = one->key_values[one->key_value_count - 1].key;
@@ -161,7 +161,7 @@ int exchange_read(struct exchange *exchange, struct record_view *view, struct er
     for (int k = 0; k < VIEW_KINDS && !r; k++) {
         const struct store_op_result *one = &result.ops[k];
         for (size_t i = 0; i < one->key_value_count && !r; i++)
-            r = take(view, &one->key_values[i], err);
+            r = record_view_take(view, &one->key_values[i], err);
         if (one->more && one->key_value_count) {
             struct store_bytes key = one->key_values[one->key_value_count - 1].key;
             last_length[k] = key.length < RECORD_KEY_SIZE ? key.length : 0;
@@ -175,6 +175,75 @@ int exchange_read(struct exchange *exchange, struct record_view *view, struct er
             r = read_rest(exchange, view, ops[k], (struct store_bytes){last[k], last_length[k]},
                           err);
     return r;
+}
+
+// Of a transaction of whole keys that is read only.
+static int read_keys(struct exchange *exchange, const struct record_key *keys, size_t count,
+                     struct record_view *view, struct error *err)
+{
+    char names[EXCHANGE_KEYS][RECORD_KEY_SIZE];
+    struct store_op ops[EXCHANGE_KEYS];
+    struct store_txn txn = {.then = ops, .then_count = count};
+    struct store_result result;
+    for (size_t i = 0; i < count; i++) {
+        record_key_format(&keys[i], names[i]);
+        ops[i] = (struct store_op){.kind = STORE_RANGE, .key = store_string(names[i])};
+    }
+    int r = store_client_txn(exchange->client, &txn, false, &result, err);
+    if (r)
+        return r;
+    if (result.status != STORE_OK)
+        return failed(&result, err);
+    *err = (struct error){0};
+    view->revision = result.revision;
+    for (size_t i = 0; i < count && !r; i++)
+        if (result.ops[i].key_value_count)
+            r = record_view_take(view, &result.ops[i].key_values[0], err);
+    store_result_free(&result);
+    return r;
+}
+
+int exchange_read_owner(struct exchange *exchange, const char *uuid, struct record_view *view,
+                        struct error *err)
+{
+    struct record first;
+    int r = exchange_get(exchange, RECORD_OWNER, uuid, &first, err);
+    record_view_clear(view);
+    if (r)
+        return r;
+    const struct owner_record *owner = &first.value.owner;
+    const char *hosts[] = {owner->host, owner->migration.target, owner->migration.source};
+    struct record_key keys[EXCHANGE_KEYS] = {record_key_of(RECORD_OWNER, uuid)};
+    size_t count = 1;
+    for (size_t i = 0; i < sizeof(hosts) / sizeof(hosts[0]); i++)
+        if (hosts[i][0])
+            keys[count++] = record_key_of(RECORD_LIFE, hosts[i]);
+    r = read_keys(exchange, keys, count, view, err);
+    const struct machine_entry *entry = r ? NULL : record_view_machine(view, uuid);
+    if (!r && (entry ? entry->owner.mod : 0) != first.mod)
+        return error_set(err, EAGAIN, "the machine's record is being changed");
+    return r;
+}
+
+int exchange_revision(struct exchange *exchange, uint64_t *revision, struct error *err)
+{
+    struct store_op op = {.kind = STORE_RANGE,
+                          .key = store_string(record_kind_prefix(RECORD_SETTINGS)),
+                          .flags = STORE_COUNT_ONLY};
+    struct store_txn txn = {.then = &op, .then_count = 1};
+    struct store_result result;
+    *err = (struct error){0};
+    if (open_client(exchange, err))
+        return -err->code;
+    int r = store_client_txn(exchange->client, &txn, false, &result, err);
+    if (r)
+        return r;
+    if (result.status != STORE_OK)
+        return failed(&result, err);
+    *err = (struct error){0};
+    *revision = result.revision;
+    store_result_free(&result);
+    return 0;
 }
 
 int exchange_get(struct exchange *exchange, enum record_kind kind, const char *name,

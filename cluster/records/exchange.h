@@ -28,6 +28,14 @@ int exchange_read(struct exchange *exchange, struct record_view *view, struct er
 // One record; `record->mod` is 0 when it isn't there. What it owns is the caller's.
 int exchange_get(struct exchange *exchange, enum record_kind kind, const char *name,
                  struct record *record, struct error *err);
+// What an arbiter looks at (cluster/agent/agent.h): the owner record of one machine, and the lives
+// of the hosts that it names, as of one revision. As exchange_read().
+int exchange_read_owner(struct exchange *exchange, const char *uuid, struct record_view *view,
+                        struct error *err);
+// The store's revision at some moment after the call, linearizably. As exchange_read().
+int exchange_revision(struct exchange *exchange, uint64_t *revision, struct error *err);
+// Puts a record into a view as the store has it. What can't be decoded is an error.
+int record_view_take(struct record_view *view, const struct store_key_value *kv, struct error *err);
 // `revision` is set when it was committed. With CHANGE_UNKNOWN the sentence says why.
 enum change_outcome exchange_commit(struct exchange *exchange, const struct change *change,
                                     uint64_t *revision, struct error *err);

@@ -136,6 +136,34 @@ int record_view_add(struct record_view *view, struct record *record)
     return 0;
 }
 
+static void drop_entry(void *entries, size_t *count, size_t size, size_t place)
+{
+    char *at = (char *)entries + place * size;
+    memmove(at, at + size, (--*count - place) * size);
+}
+
+void record_view_remove(struct record_view *view, const struct record_key *key)
+{
+    bool held, found;
+    struct record none = {.key = *key};
+    const char *name = key->name;
+    struct record *at = place_of(view, key, &held);
+    if (!at)
+        return;
+    record_free(at->key.kind, &at->value);
+    *at = none;
+    size_t place =
+        find_place(view->machines, view->machine_count, sizeof(*view->machines), name, &found);
+    const struct machine_entry *machine = found ? &view->machines[place] : NULL;
+    if (machine && !machine->machine.mod && !machine->owner.mod && !machine->state.mod &&
+        !machine->tombstone.mod)
+        drop_entry(view->machines, &view->machine_count, sizeof(*view->machines), place);
+    place = find_place(view->hosts, view->host_count, sizeof(*view->hosts), name, &found);
+    const struct host_entry *host = found ? &view->hosts[place] : NULL;
+    if (host && !host->host.mod && !host->life.mod && !host->renewal.mod)
+        drop_entry(view->hosts, &view->host_count, sizeof(*view->hosts), place);
+}
+
 int record_view_apply(struct record_view *view, const struct change *change, uint64_t revision)
 {
     for (unsigned i = 0; i < change->put_count; i++) {

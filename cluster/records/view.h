@@ -1,4 +1,4 @@
-// All records of hosts and machines as one read of the store showed them, joined by name and UUID.
+// All records of hosts and machines as the store had them at one revision, joined by name and UUID.
 //
 // A view is of one moment; whoever decides by it compares the revisions in it. Views that one part
 // takes follow each other: it never goes back to an older one.
@@ -32,6 +32,8 @@ void record_view_clear(struct record_view *view);
 // Takes the record over; records of other kinds than those above are dropped. Records may come in
 // any order. 0 or -ENOMEM.
 int record_view_add(struct record_view *view, struct record *record);
+// Takes one out that isn't there any more, and its entry with the last of them.
+void record_view_remove(struct record_view *view, const struct record_key *key);
 // Puts a change that was committed at `revision` into the view. What the change points to is
 // copied. 0 or -ENOMEM.
 int record_view_apply(struct record_view *view, const struct change *change, uint64_t revision);

@@ -11,6 +11,7 @@ struct saying {
     struct world *world;
     int machine, host;
     bool whole_host;
+    unsigned times; // that it will be said yet, if nobody listens
     struct declaration seen;
 };
 
@@ -25,7 +26,8 @@ static bool has_process(const struct world *world, int host, int machine)
     return false;
 }
 
-static void say(const struct saying *saying)
+// True: it was heard.
+static bool say(const struct saying *saying)
 {
     struct world *world = saying->world;
     struct change change;
@@ -37,18 +39,24 @@ static void say(const struct saying *saying)
                 ? declare_machine_dead(&world->store, entry, &saying->seen, &change, &err)
                 : 1;
     if (r)
-        return;
+        return false;
     world_trace(world, "a person declares %s dead",
                 saying->whole_host ? saying->seen.host : entry->uuid);
     world->declared++;
     store_client_change(world, &change);
+    return true;
 }
 
 static void say_late(void *owner, uint64_t argument)
 {
     struct saying *saying = owner, **at = &saying->world->sayings;
     (void)argument;
-    say(saying);
+    if (!say(saying) && saying->times--) {
+        sim_events_add(&saying->world->events,
+                       sim_random_between(&saying->world->faults, SIM_SECOND, 3 * SIM_SECOND),
+                       say_late, saying, 0);
+        return;
+    }
     while (*at != saying)
         at = &(*at)->next;
     *at = saying->next;
@@ -100,10 +108,9 @@ static void look_at(struct world *world, int machine, const struct owner_record 
     *late = saying;
     late->next = world->sayings;
     world->sayings = late;
-    // Some don't get round to it until all has changed.
-    sim_time most = sim_random_chance(&world->faults, 500000) ? 10 * SIM_SECOND : 60 * SIM_SECOND;
-    sim_events_add(&world->events, sim_random_between(&world->faults, 1000, most), say_late, late,
-                   0);
+    late->times = 15; // also when all has changed long since
+    sim_events_add(&world->events, sim_random_between(&world->faults, 1000, 10 * SIM_SECOND),
+                   say_late, late, 0);
 }
 
 void people_look(void *owner, uint64_t argument)
