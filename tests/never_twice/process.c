@@ -443,9 +443,10 @@ int process_begin(struct host *host, int machine, uint64_t epoch, const char *mi
 
 void process_continue(struct process *process, uint64_t epoch)
 {
-    judge_memory(process);
-    process->epoch = epoch;
     process->deadline = host_of(process)->agent.self.deadline;
+    if (!has_expired(process)) // else it goes on for the record alone
+        judge_memory(process);
+    process->epoch = epoch;
     process->migration_id[0] = 0;
     process->moving = process->asked_commit = process->answer_awaited = false;
     process->phase = PROCESS_WAITING;

@@ -239,6 +239,26 @@ START_TEST(test_view)
     change_remove(&change, RECORD_MACHINE, "u07");
     ck_assert_int_eq(record_view_apply(&view, &change, 101), 0);
     ck_assert_uint_eq(record_view_machine(&view, "u07")->machine.mod, 0);
+    // An entry goes with the last of its records.
+    struct record_key key = record_key_of(RECORD_MACHINE, "u08");
+    change_clear(&change);
+    change_put(&change, RECORD_STATE, "u08");
+    ck_assert_int_eq(record_view_apply(&view, &change, 102), 0);
+    record_view_remove(&view, &key);
+    ck_assert_uint_eq(record_view_machine(&view, "u08")->machine.mod, 0);
+    key.kind = RECORD_STATE;
+    record_view_remove(&view, &key);
+    ck_assert_ptr_null(record_view_machine(&view, "u08"));
+    record_view_remove(&view, &key); // what isn't there
+    ck_assert_ptr_null(record_view_machine(&view, "u08"));
+    key = record_key_of(RECORD_LIFE, "h00");
+    record_view_remove(&view, &key);
+    ck_assert_ptr_null(record_view_host(&view, "h00"));
+    ck_assert_uint_eq(view.host_count, 40);
+    ck_assert_str_eq(view.hosts[0].name, "h01");
+    change_clear(&change);
+    change_put(&change, RECORD_LIFE, "h00");
+    ck_assert_int_eq(record_view_apply(&view, &change, 103), 0);
     // Nobody says of an unknown host that it stopped.
     struct owner_record owner = {.stage = OWNER_STARTED, .host = "h41", .incarnation = 1};
     ck_assert(!record_view_owner_is_over(&view, &owner));
