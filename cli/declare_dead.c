@@ -22,6 +22,7 @@ static const struct option_spec options[] = {
      .help = "don't ask"},
     OPTIONS_FORMAT,
     OPTIONS_RUNTIME_DIR,
+    OPTIONS_CLUSTER,
     {0},
 };
 
@@ -76,8 +77,7 @@ static int declare_machine(int argc, char **argv)
     if (status != OPTIONS_GO)
         return status;
     const char *name = arguments[0];
-    int r = daemon_call(&o.common, "vm.show", json_pack("{s:s}", "name", name), &machine,
-                        &err);
+    int r = daemon_call(&o.common, "vm.show", json_pack("{s:s}", "name", name), &machine, &err);
     if (!r && strcmp(output_text_of(machine, "state"), "lost") == 0) {
         fprintf(stderr,
                 "'%s' was started on host '%s' (epoch %" PRIu64
@@ -87,8 +87,7 @@ static int declare_machine(int argc, char **argv)
         r = make_sure(&o, name, &err);
     }
     if (!r)
-        r = daemon_call(&o.common, "vm.declare_dead", seen_machine(name, machine), NULL,
-                        &err);
+        r = daemon_call(&o.common, "vm.declare_dead", seen_machine(name, machine), NULL, &err);
     json_decref(machine);
     if (r)
         return daemon_fail(&vm_declare_dead, &err);
