@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/units.h"
 #include "migrate/channel_tls.h"
 
 enum { DEFER_SECONDS = 5, CANCEL_POLL_MS = 50, SCHEME_LENGTH = 6 };
@@ -36,6 +37,22 @@ static char *split_port(char *text, char **host)
     return colon + 1;
 }
 
+// Takes the interface off "fe80::1%2", which must be a number: to look a name up the C library
+// makes a socket, and a machine that is shut in has none. False when it isn't one.
+static bool take_scope(char *host, uint32_t *scope)
+{
+    char *percent = strchr(host, '%');
+    uint64_t number = 0;
+    *scope = 0;
+    if (!percent)
+        return true;
+    *percent = 0;
+    if (units_parse_number(percent + 1, UINT32_MAX, &number) != 0 || number == 0)
+        return false;
+    *scope = (uint32_t)number;
+    return true;
+}
+
 static int parse(const char *text, bool for_listening, int flags, struct channel_address *address,
                  struct error *err)
 {
@@ -50,6 +67,9 @@ static int parse(const char *text, bool for_listening, int flags, struct channel
     char *port = split_port(copy, &host);
     if (!port)
         return error_set(err, EINVAL, "address '%s': write %.6sHOST:PORT", text, text);
+    uint32_t scope = 0;
+    if ((flags & AI_NUMERICHOST) && !take_scope(host, &scope))
+        return error_set(err, EINVAL, "address '%s': name the interface by its number", text);
     bool any = for_listening && (!host[0] || strcmp(host, "*") == 0);
     struct addrinfo hints = {
         .ai_socktype = SOCK_STREAM,
@@ -63,6 +83,8 @@ static int parse(const char *text, bool for_listening, int flags, struct channel
     memcpy(&address->address, found->ai_addr, found->ai_addrlen);
     snprintf(address->text, sizeof(address->text), "%s", text);
     freeaddrinfo(found);
+    if (scope && address->address.ss_family == AF_INET6)
+        ((struct sockaddr_in6 *)&address->address)->sin6_scope_id = scope;
     return 0;
 }
 
@@ -83,6 +105,10 @@ void channel_address_format(const struct channel_address *address, char *out, si
     char host[NI_MAXHOST] = "?", port[NI_MAXSERV] = "?";
     getnameinfo((const struct sockaddr *)&address->address, address->length, host, sizeof(host),
                 port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&address->address;
+    char *percent = strchr(host, '%');
+    if (percent && address->address.ss_family == AF_INET6)
+        snprintf(percent + 1, sizeof(host) - (size_t)(percent + 1 - host), "%u", v6->sin6_scope_id);
     snprintf(out, size, strchr(host, ':') ? "%s://[%s]:%s" : "%s://%s:%s",
              address->tls ? "tls" : "tcp", host, port);
 }

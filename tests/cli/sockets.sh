@@ -34,6 +34,8 @@ for wrong in "AF_INET SOCK_STREAM 2" "AF_INET SOCK_STREAM 4" "AF_INET SOCK_DGRAM
     check "nor takes $wrong" sh -c 'tests/migrate/start_move.py "$0" "$1" $2 | jq -e ".error.code == \"invalid-params\""' \
         "$socket" "$place" "$wrong"
 done
+check "nor an interface by its name" sh -c 'tests/migrate/start_move.py "$0" "$1" AF_INET6 SOCK_STREAM 3 |
+    jq -e ".error.message | contains(\"by its number\")"' "$socket" '{"to":"tcp://[fe80::1%lo]:1"}'
 check "but by those that fit it tries" sh -c 'tests/migrate/start_move.py "$0" "$1" | jq -e ".result.phase"' "$socket" "$place"
 check "which ends" await sh -c 'ferry migrate m --status --format json | jq -e ".phase == \"failed\""'
 

@@ -802,6 +802,26 @@ START_TEST(test_given_socket_connects_again)
 }
 END_TEST
 
+// An interface has a number in what a machine is given: it can't look names up.
+START_TEST(test_link_local_addresses)
+{
+    struct channel_address address;
+    struct error err = {0};
+    char text[sizeof(address.text)];
+    ck_assert_int_eq(channel_address_parse_numeric("tcp://[fe80::1%7]:9", &address, &err), 0);
+    ck_assert_uint_eq(((struct sockaddr_in6 *)&address.address)->sin6_scope_id, 7);
+    static const char *const wrong[] = {"tcp://[fe80::1%lo]:9", "tcp://[fe80::1%]:9",
+                                        "tcp://[fe80::1%0]:9", "tcp://[fe80::1%4294967296]:9",
+                                        "tcp://[fe80::1%1%2]:9"};
+    for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+        ck_assert_int_eq(channel_address_parse_numeric(wrong[i], &address, &err), -EINVAL);
+    // The command line takes names, and hands numbers on: the loopback interface is the first.
+    ck_assert_int_eq(channel_address_parse("tls://[fe80::1%lo]:9", false, &address, &err), 0);
+    channel_address_format(&address, text, sizeof(text));
+    ck_assert_str_eq(text, "tls://[fe80::1%1]:9");
+}
+END_TEST
+
 static void say_hello(struct channel *channel, const struct channel_address *address,
                       const uint8_t *id, int role)
 {
@@ -1356,6 +1376,7 @@ int main(void)
     tcase_add_loop_test(tc, test_arbiter, 0, sizeof(arbitrations) / sizeof(arbitrations[0]));
     tcase_add_test(tc, test_abandoned);
     tcase_add_test(tc, test_given_socket_connects_again);
+    tcase_add_test(tc, test_link_local_addresses);
     tcase_add_test(tc, test_not_started_is_final);
     tcase_add_test(tc, test_commit_and_question_together);
     tcase_add_test(tc, test_start_waits_for_disk);
