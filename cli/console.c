@@ -7,6 +7,7 @@
 
 #include "base/local_socket.h"
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/machine_access.h"
 #include "cli/terminal.h"
 
@@ -104,6 +105,20 @@ static int converse(struct console *c, struct error *err)
     return 0;
 }
 
+int console_on(int fd, struct error *err)
+{
+    struct console c = {.socket_fd = fd};
+    if (terminal_is_ours(STDIN_FILENO) && isatty(STDOUT_FILENO)) {
+        say("[ferry] Ctrl-] opens a menu, which has the way out\n");
+        terminal_restore_on_end_signals();
+        c.raw = terminal_make_raw(STDIN_FILENO) == 0;
+    }
+    int r = converse(&c, err);
+    terminal_restore();
+    close(c.socket_fd);
+    return r;
+}
+
 static int console_one(const struct runtime_dir *dir, const char *name, void *opaque,
                        struct error *err)
 {
@@ -115,18 +130,8 @@ static int console_one(const struct runtime_dir *dir, const char *name, void *op
         return r;
     if (runtime_dir_path(dir, name, "console.sock", path) != 0)
         return error_set(err, ENAMETOOLONG, "the path of '%s' is too long", name);
-    struct console c = {.socket_fd = local_socket_connect(path, err)};
-    if (c.socket_fd < 0)
-        return c.socket_fd;
-    if (terminal_is_ours(STDIN_FILENO) && isatty(STDOUT_FILENO)) {
-        say("[ferry] Ctrl-] opens a menu, which has the way out\n");
-        terminal_restore_on_end_signals();
-        c.raw = terminal_make_raw(STDIN_FILENO) == 0;
-    }
-    r = converse(&c, err);
-    terminal_restore();
-    close(c.socket_fd);
-    return r;
+    int fd = local_socket_connect(path, err);
+    return fd < 0 ? fd : console_on(fd, err);
 }
 
 static int console(int argc, char **argv)

@@ -50,6 +50,19 @@ int daemon_call(const struct common_options *common, const char *method, json_t 
     return r;
 }
 
+int daemon_call_with(const struct common_options *common, const char *method, json_t *params,
+                     int fd, struct error *err)
+{
+    struct control_client *client = NULL;
+    int r = connect_here(common->runtime_dir, &client, err);
+    if (r)
+        json_decref(params);
+    else
+        r = control_client_call(client, method, params, &fd, 1, CALL_TIMEOUT_MS, NULL, err);
+    control_client_close(client);
+    return r;
+}
+
 int daemon_fail(const struct subcommand *command, const struct error *err)
 {
     fprintf(stderr, "ferry: %s: %s\n", command->name, err->message);

@@ -10,6 +10,10 @@
 // sentence.
 int daemon_call(const struct common_options *common, const char *method, json_t *params,
                 json_t **result, struct error *err);
+// The same at this host's ferryd, with a descriptor that the parameters name {"fd": 0}; it stays
+// the caller's. There is no result.
+int daemon_call_with(const struct common_options *common, const char *method, json_t *params,
+                     int fd, struct error *err);
 // "ferry: COMMAND: message"; STATUS_FAILED.
 int daemon_fail(const struct subcommand *command, const struct error *err);
 // A group of subcommands, as `ferry cluster` and `ferry vm`: finds the one that argv[1] names.

@@ -1,16 +1,21 @@
 // ferry vm events, logs, console: what a machine does
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/ids.h"
+#include "cli/cluster_access.h"
 #include "cli/commands.h"
+#include "cli/console.h"
 #include "cli/daemon_access.h"
 #include "cli/output.h"
 #include "cli/vm.h"
+#include "cli/vm_stream.h"
 
 enum { LOOK_EVERY_MS = 200 };
 
@@ -126,47 +131,79 @@ struct here_options {
     bool vmm, follow;
 };
 
-// The machine's UUID, which is its name on its host, if that is this one.
-static int find_here(const struct here_options *o, const char *name, char uuid[UUID_TEXT_SIZE],
-                     struct error *err)
+// `ferry logs` and `ferry console` do it for a machine of this host, under the name that it has
+// here.
+static int hand_on(const struct subcommand *local, const struct here_options *o,
+                   const json_t *machine)
 {
-    json_t *machine = NULL;
-    int r = daemon_call(&o->common, "vm.show", json_pack("{s:s}", "name", name), &machine, err);
-    if (r)
-        return r;
-    const char *host = output_text_of(machine, "host");
-    snprintf(uuid, UUID_TEXT_SIZE, "%s", output_text_of(machine, "uuid"));
-    if (!host[0])
-        r = error_set(err, ESRCH, "'%s' is on no host (`ferry vm explain %s`)", name, name);
-    else if (!json_is_true(json_object_get(machine, "here")))
-        r = error_set(err, EREMOTE, "'%s' is on host '%s': ask there", name, host);
-    json_decref(machine);
+    char *words[8] = {(char *)local->name, (char *)(uintptr_t)output_text_of(machine, "uuid")};
+    int count = 2;
+    if (o->vmm)
+        words[count++] = (char *)"--vmm";
+    if (o->follow)
+        words[count++] = (char *)"--follow";
+    if (o->common.runtime_dir) {
+        words[count++] = (char *)"--runtime-dir";
+        words[count++] = (char *)(uintptr_t)o->common.runtime_dir;
+    }
+    return local->run(count, words);
+}
+
+static int print_log(int fd, struct error *err)
+{
+    char bytes[65536];
+    ssize_t n;
+    int r = 0;
+    while (!r && (n = read(fd, bytes, sizeof(bytes))) != 0) {
+        if (n < 0 && errno != EINTR)
+            r = error_set_errno(err, errno, "reading the log");
+        else if (n > 0 && (fwrite(bytes, 1, (size_t)n, stdout) != (size_t)n || fflush(stdout)))
+            r = error_set_errno(err, errno, "printing the log");
+    }
+    close(fd);
     return r;
 }
 
-// `ferry logs` and `ferry console` do the rest, under the name that the machine has here.
-static int hand_on(const struct subcommand *command, const struct subcommand *local, int argc,
-                   char **argv)
+// On another host: the same bytes, over TLS.
+static int reach(const struct here_options *o, const json_t *machine, bool is_console,
+                 struct error *err)
+{
+    struct vm_stream stream;
+    const char *what = is_console ? "console" : o->vmm ? "vmm-log" : "log";
+    int r = vm_stream_open(&stream, &o->common, machine, what, o->follow, err);
+    if (!r)
+        r = is_console ? console_on(stream.fd, err) : print_log(stream.fd, err);
+    else
+        error_prefix(err, "host '%s'", output_text_of(machine, "host"));
+    vm_stream_close(&stream);
+    return r;
+}
+
+static int look_at_machine(const struct subcommand *command, const struct subcommand *local,
+                           int argc, char **argv)
 {
     struct here_options o = {0};
     struct error err = {0};
-    char uuid[UUID_TEXT_SIZE], **arguments;
+    char **arguments;
+    json_t *machine = NULL;
     int status = options_parse(command, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    if (find_here(&o, arguments[0], uuid, &err))
+    int r =
+        daemon_call(&o.common, "vm.show", json_pack("{s:s}", "name", arguments[0]), &machine, &err);
+    bool here =
+        json_is_true(json_object_get(machine, "here")) && !cluster_access_is_elsewhere(&o.common);
+    if (!r && !output_text_of(machine, "host")[0])
+        r = error_set(&err, ESRCH, "'%s' is on no host (`ferry vm explain %s`)", arguments[0],
+                      arguments[0]);
+    else if (!r && here)
+        status = hand_on(local, &o, machine);
+    else if (!r)
+        r = reach(&o, machine, local == &command_console, &err);
+    json_decref(machine);
+    if (r)
         return daemon_fail(command, &err);
-    char *words[8] = {(char *)local->name, uuid};
-    int count = 2;
-    if (o.vmm)
-        words[count++] = (char *)"--vmm";
-    if (o.follow)
-        words[count++] = (char *)"--follow";
-    if (o.common.runtime_dir) {
-        words[count++] = (char *)"--runtime-dir";
-        words[count++] = (char *)o.common.runtime_dir;
-    }
-    return local->run(count, words);
+    return status == OPTIONS_GO ? STATUS_OK : status;
 }
 
 static int logs(int argc, char **argv);
@@ -187,7 +224,7 @@ static const struct option_spec logs_options[] = {
 const struct subcommand vm_logs = {
     .name = "vm logs",
     .arguments = "NAME",
-    .summary = "prints what the console of a machine on this host has shown",
+    .summary = "prints what the console of a machine has shown, on whichever host it is",
     .options = logs_options,
     .least = 1,
     .most = 1,
@@ -196,7 +233,7 @@ const struct subcommand vm_logs = {
 
 static int logs(int argc, char **argv)
 {
-    return hand_on(&vm_logs, &command_logs, argc, argv);
+    return look_at_machine(&vm_logs, &command_logs, argc, argv);
 }
 
 static int console(int argc, char **argv);
@@ -204,7 +241,7 @@ static const struct option_spec console_options[] = {OPTIONS_RUNTIME_DIR, OPTION
 const struct subcommand vm_console = {
     .name = "vm console",
     .arguments = "NAME",
-    .summary = "connects this terminal to the console of a machine on this host",
+    .summary = "connects this terminal to the console of a machine, on whichever host it is",
     .options = console_options,
     .least = 1,
     .most = 1,
@@ -213,5 +250,5 @@ const struct subcommand vm_console = {
 
 static int console(int argc, char **argv)
 {
-    return hand_on(&vm_console, &command_console, argc, argv);
+    return look_at_machine(&vm_console, &command_console, argc, argv);
 }

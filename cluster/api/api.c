@@ -255,6 +255,7 @@ int api_start(struct api *api, uv_loop_t *loop, const char *path, struct error *
     api->loop = loop;
     api->here = (struct api_caller){.api = api};
     api_service(&api->here, API_ALL, &api->service);
+    api->service.more = api->more;
     int fd = local_socket_listen(path, err);
     return fd < 0 ? fd : control_server_create(&api->server, loop, fd, &api->service, err);
 }

@@ -24,7 +24,8 @@ struct api {
     const char *store;                  // addresses, with commas
     const char *certificate, *key, *ca; // may be NULL
     uint64_t election_max_ns;
-    uint64_t started_at; // CLOCK_BOOTTIME
+    uint64_t started_at;                // CLOCK_BOOTTIME
+    const struct control_service *more; // for who comes by the Unix socket; NULL: nothing
     uv_loop_t *loop;
     struct api_caller here;
     struct control_service service;

@@ -87,6 +87,9 @@ int api_vm_show(struct api_call *call)
                             json_pack("{s:s, s:s, s:s}", "stage",
                                       migration_stage_name(migration->stage), "id", migration->id,
                                       "target", migration->target));
+    const struct host_entry *host = record_view_host(&call->view, entry->owner.value.owner.host);
+    if (host && host->host.mod)
+        json_object_set_new(call->result, "address", json_string(host->host.value.host.address));
     // Whether its process, console and logs are this host's.
     json_object_set_new(call->result, "here",
                         json_boolean(strcmp(entry->owner.value.owner.host, call->api->host) == 0));

@@ -30,6 +30,7 @@ struct host_daemon {
     struct manager_driver manager;
     struct api api;
     struct remote remote;
+    struct control_service streams;
     struct metrics metrics;
     uv_timer_t timer; // until the cluster is set up
     uv_work_t work, join;
@@ -242,6 +243,9 @@ static void look(uv_timer_t *timer)
         daemon->looking = true;
 }
 
+static const struct control_method stream_methods[] = {{"vm.stream", streams_call}, {NULL, NULL}};
+static const char *const stream_features[] = {"stream", NULL};
+
 int host_daemon_start(struct host_daemon *daemon, struct error *err)
 {
     char path[PATH_MAX + 16];
@@ -258,9 +262,18 @@ int host_daemon_start(struct host_daemon *daemon, struct error *err)
         .started_at = clock_boottime_ns(),
     };
     snprintf(path, sizeof(path), "%s/.ferryd.sock", daemon->agent.local.dir.path);
-    r = api_start(&daemon->api, daemon->loop, path, err);
     daemon->remote = (struct remote){
         .api = &daemon->api, .fault = daemon->options.fault, .context = daemon->options.context};
+    daemon->remote.streams = (struct streams){.loop = daemon->loop,
+                                              .dir = &daemon->agent.local.dir,
+                                              .program = daemon->agent.local.program,
+                                              .dial = daemon->options.dial,
+                                              .fault = daemon->options.fault,
+                                              .context = daemon->options.context};
+    daemon->streams = (struct control_service){
+        .methods = stream_methods, .features = stream_features, .opaque = &daemon->remote.streams};
+    daemon->api.more = &daemon->streams;
+    r = api_start(&daemon->api, daemon->loop, path, err);
     if (!r)
         remote_start(&daemon->remote, daemon->loop);
     daemon->metrics = (struct metrics){

@@ -11,6 +11,7 @@
 #include "base/error.h"
 
 struct connection;
+struct connection_callbacks;
 struct host_daemon;
 struct tls_subject;
 
@@ -30,6 +31,9 @@ struct host_daemon_options {
     const char *certificate, *key, *ca;
     // Why a certificate isn't good any more (member_certificate_fault()).
     const char *(*fault)(void *context, const struct tls_subject *subject);
+    // As this host, to another's address for clients (member_dial_stream()).
+    struct connection *(*dial)(void *context, const char *address,
+                               const struct connection_callbacks *callbacks, void *owner);
     void *context;
 };
 

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cluster/api/bridge.h"
 #include "cluster/member/member.h"
+#include "cluster/member/protocol.h"
 
 enum { LOOK_MS = 200 };
 
@@ -138,6 +139,10 @@ void remote_accept(struct remote *remote, struct connection *connection,
         refuse(connection, "not-allowed", text);
         return;
     }
+    if (connection_speaks(connection, PROTOCOL_STREAM)) {
+        streams_accept(&remote->streams, connection, subject);
+        return;
+    }
     if (remote->count >= REMOTE_CLIENTS_MAX ||
         count_of(remote, subject) >= REMOTE_CLIENTS_EACH_MAX) {
         log_warning("%s '%s' at %s was turned away: it has too many connections, or all have",
@@ -162,6 +167,7 @@ static void look(uv_timer_t *timer)
 {
     struct remote *remote = timer->data;
     struct remote_client *client, *next;
+    streams_look(&remote->streams);
     LIST_FOREACH_SAFE(client, &remote->clients, link, next)
     {
         const char *fault = remote->fault(remote->context, &client->subject);
@@ -188,6 +194,7 @@ void remote_stop(struct remote *remote)
         return;
     remote->started = false;
     uv_close((uv_handle_t *)&remote->timer, NULL);
+    streams_stop(&remote->streams);
     LIST_FOREACH_SAFE(client, &remote->clients, link, next)
     bridge_end(client->bridge, "ferryd stops");
 }

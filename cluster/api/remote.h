@@ -12,6 +12,7 @@
 
 #include "base/tls.h"
 #include "cluster/api/api.h"
+#include "cluster/api/stream.h"
 #include "cluster/member/connection.h"
 
 enum {
@@ -27,6 +28,7 @@ struct remote {
     // Why a certificate isn't good any more; NULL: it is.
     const char *(*fault)(void *context, const struct tls_subject *subject);
     void *context;
+    struct streams streams; // for whoever speaks PROTOCOL_STREAM
     LIST_HEAD(, remote_client) clients;
     unsigned count;
     uv_timer_t timer;

@@ -363,6 +363,13 @@ static const char *certificate_fault(void *context, const struct tls_subject *su
     return daemon->member ? member_certificate_fault_later(daemon->member, subject) : NULL;
 }
 
+static struct connection *dial_stream(void *context, const char *address,
+                                      const struct connection_callbacks *callbacks, void *owner)
+{
+    struct daemon *daemon = context;
+    return daemon->member ? member_dial_stream(daemon->member, address, callbacks, owner) : NULL;
+}
+
 // What this host runs beside the member, which listens for it on a socket of its own.
 static int create_host(struct daemon *daemon, struct member_options *options, struct error *err)
 {
@@ -387,6 +394,7 @@ static int create_host(struct daemon *daemon, struct member_options *options, st
     o->key = options->tls_key;
     o->ca = options->tls_ca;
     o->fault = certificate_fault;
+    o->dial = dial_stream;
     o->context = daemon;
     int r = host_daemon_create(&daemon->host, &daemon->loop, o, &store, err);
     if (r)

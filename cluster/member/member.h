@@ -21,6 +21,7 @@
 #include "cluster/wal/files.h"
 
 struct connection;
+struct connection_callbacks;
 // What client's certificates say in their unit, and how long they may be good for.
 #define MEMBER_UNIT_READ_ONLY "read-only"
 enum { MEMBER_CLIENT_SECONDS_MAX = 10 * 365 * 24 * 3600 };
@@ -84,6 +85,10 @@ int member_start(struct member **member, uv_loop_t *loop, const struct member_op
 const char *member_certificate_fault(struct member *member, const struct tls_subject *subject);
 const char *member_certificate_fault_later(struct member *member,
                                            const struct tls_subject *subject);
+// A connection to another host's address for clients that speaks PROTOCOL_STREAM, as this host.
+// NULL: there is no TLS, or no such address.
+struct connection *member_dial_stream(struct member *member, const char *address,
+                                      const struct connection_callbacks *callbacks, void *owner);
 // Closes everything; the loop must run until its handles are closed. Then member_free().
 void member_stop(struct member *member);
 void member_free(struct member *member);

@@ -360,7 +360,8 @@ static void client_ready(void *owner, struct connection *connection)
     client->has_subject = connection_subject(connection, &client->subject);
     if (client->has_subject)
         fault = member_certificate_fault(member, &client->subject);
-    if (connection_speaks(connection, PROTOCOL_CONTROL)) {
+    if (connection_speaks(connection, PROTOCOL_CONTROL) ||
+        connection_speaks(connection, PROTOCOL_STREAM)) {
         struct tls_subject subject = client->subject;
         if (fault)
             member_log_turned_away(member, connection, "a client's certificate", fault);
@@ -465,7 +466,7 @@ static bool has_room(struct member *member)
 
 void member_client_accept(uv_stream_t *listener, int status)
 {
-    static const char *const protocols[] = {PROTOCOL_CONTROL};
+    static const char *const protocols[] = {PROTOCOL_CONTROL, PROTOCOL_STREAM};
     struct member *member = listener->data;
     struct client *client = status < 0 ? NULL : calloc(1, sizeof(*client));
     if (!client)
@@ -485,7 +486,7 @@ void member_client_accept(uv_stream_t *listener, int status)
     else
         connection_admit_clients(client->connection);
     if (member->options.remote)
-        connection_offer(client->connection, protocols, 1);
+        connection_offer(client->connection, protocols, 2);
     LIST_INSERT_HEAD(&member->clients, client, link);
     // This host's own are never turned away.
     if (connection_is_remote(client->connection) && !has_room(member))
@@ -527,6 +528,18 @@ static void end_those_without_right(struct member *member)
         client_end(client, fault);
     }
     member_peers_end_gone(member);
+}
+
+struct connection *member_dial_stream(struct member *member, const char *address,
+                                      const struct connection_callbacks *callbacks, void *owner)
+{
+    static const char *const protocol = PROTOCOL_STREAM;
+    struct connection *connection = NULL;
+    if (member->tls && !member->stopping)
+        connection = connection_dial(&member->connections, address, member->tls, callbacks, owner);
+    if (connection)
+        connection_offer(connection, &protocol, 1);
+    return connection;
 }
 
 // A client that leaves more unread than its share for too long is cut off.
