@@ -230,12 +230,33 @@ static void deliver_reset(struct vsock *v)
     deliver(v, &h, 0);
 }
 
+// The event that connections are gone (5.10.6.7), as soon as the guest has room for it.
+static void serve_event(struct vsock *v)
+{
+    struct virtqueue *ring = ring_of(v, VSOCK_EVENT);
+    uint8_t event[EVENT_SIZE];
+    if (!v->reset_event_due || !ring->enabled || virtqueue_pop(ring, &v->chain) <= 0)
+        return;
+    if (v->chain.in_bytes < EVENT_SIZE) {
+        virtqueue_rewind(ring, 1);
+        virtqueue_break(ring, "an event buffer without room");
+        return;
+    }
+    bytes_put_u32(event, EVENT_TRANSPORT_RESET);
+    virtqueue_chain_write(&v->chain, 0, event, sizeof(event));
+    virtqueue_push(ring, &v->chain, sizeof(event));
+    virtqueue_publish(ring);
+    v->reset_event_due = false;
+}
+
 bool vsock_serve_receive(struct vsock *v)
 {
     struct virtqueue *ring = ring_of(v, VSOCK_RECEIVE);
     unsigned n = 0;
     if (!v->virtio.features || !ring->enabled)
         return false;
+    // Before the first packet of a new connection, which the guest would take for one of the old.
+    serve_event(v);
     bool waited = v->reset_count == VSOCK_RESETS;
     virtqueue_kicks_off(ring);
     for (; n < TURN && (v->reset_count || v->ready); n++) {
@@ -390,25 +411,6 @@ static bool serve_transmit(struct vsock *v)
     }
     virtqueue_publish(ring);
     return again;
-}
-
-// The event that connections are gone (5.10.6.7), as soon as the guest has room for it.
-static void serve_event(struct vsock *v)
-{
-    struct virtqueue *ring = ring_of(v, VSOCK_EVENT);
-    uint8_t event[EVENT_SIZE];
-    if (!v->reset_event_due || !ring->enabled || virtqueue_pop(ring, &v->chain) <= 0)
-        return;
-    if (v->chain.in_bytes < EVENT_SIZE) {
-        virtqueue_rewind(ring, 1);
-        virtqueue_break(ring, "an event buffer without room");
-        return;
-    }
-    bytes_put_u32(event, EVENT_TRANSPORT_RESET);
-    virtqueue_chain_write(&v->chain, 0, event, sizeof(event));
-    virtqueue_push(ring, &v->chain, sizeof(event));
-    virtqueue_publish(ring);
-    v->reset_event_due = false;
 }
 
 static bool vsock_serve(struct virtio_device *d, unsigned index)

@@ -1,7 +1,9 @@
 // balloon: a balloon driver over a range of size= bytes (64M) that it fills first. It follows what
 // the host asks for until that is 0 again, then checks that pages which were in the balloon came
 // back as zeroes and the others kept what they had. report=1: instead reports the range as free
-// once, and waits for the power button to end it.
+// once, and waits until the host asks for some. churn=1: instead gives pages and takes them back
+// all the time, half of the range being in the balloon, and checks each page before and after; ends
+// when the host asks for some. stale=1: a page may come back with what it once had as well.
 #include "guest/drivers/virtio.h"
 #include "guest/drivers/virtio_common.h"
 #include "guest/lib/console.h"
@@ -112,10 +114,138 @@ static uint64_t balloon_follow(const struct range *range)
     }
 }
 
+// Waits until the host asks for memory.
+static void wait_for_wish(void)
+{
+    for (uint32_t wanted = 0; !wanted;) {
+        time_sleep_ns(2000000);
+        virtio_config_read(&device, CONFIG_NUM_PAGES, &wanted, sizeof(wanted));
+    }
+}
+
+static bool report_all(const struct range *range)
+{
+    uint64_t bytes = range->pages * PAGE_BYTES;
+    ask(&reporting, (struct virtqueue_buffer){(void *)range->start, (uint32_t)bytes, true});
+    console_line("balloon reported=%lu", bytes);
+    wait_for_wish(); // the host looks, and says when it has seen enough
+    return range_check(range, range->pages);
+}
+
+// ---- churn ----
+
+enum { CHURN_CHUNKS = 1024 };
+
+struct churn {
+    struct range range;
+    uint64_t chunks;
+    uint32_t generation[CHURN_CHUNKS]; // of what is written in the chunk's pages
+    bool given[CHURN_CHUNKS];          // the chunk is in the balloon
+    uint64_t given_chunks;
+    bool stale; // what a page had in an earlier generation is as good as zero
+};
+
+static uint64_t churn_value(uint64_t page, uint32_t generation)
+{
+    return page << 32 | generation;
+}
+
+static volatile uint64_t *churn_page(const struct churn *churn, uint64_t page)
+{
+    return (volatile uint64_t *)(churn->range.start + page * PAGE_BYTES);
+}
+
+// Both ends of a page: one that arrived in part is noticed.
+static bool churn_page_holds(const struct churn *churn, uint64_t page, uint64_t value)
+{
+    volatile uint64_t *words = churn_page(churn, page);
+    return words[0] == value && words[PAGE_BYTES / sizeof(*words) - 1] == value;
+}
+
+static void churn_write(struct churn *churn, uint64_t chunk)
+{
+    churn->generation[chunk]++;
+    for (uint64_t page = chunk * CHUNK; page < (chunk + 1) * CHUNK; page++) {
+        volatile uint64_t *words = churn_page(churn, page);
+        words[0] = churn_value(page, churn->generation[chunk]);
+        words[PAGE_BYTES / sizeof(*words) - 1] = words[0];
+    }
+}
+
+static bool churn_check(const struct churn *churn, uint64_t chunk, bool returned)
+{
+    for (uint64_t page = chunk * CHUNK; page < (chunk + 1) * CHUNK; page++) {
+        uint64_t first = *churn_page(churn, page);
+        uint64_t wanted = returned ? 0 : churn_value(page, churn->generation[chunk]);
+        if (returned && churn->stale && first >> 32 == page &&
+            (uint32_t)first <= churn->generation[chunk])
+            wanted = first;
+        if (churn_page_holds(churn, page, wanted))
+            continue;
+        console_line("balloon churn page=%lu returned=%u generation=%u value=0x%lx", page, returned,
+                     churn->generation[chunk], first);
+        return false;
+    }
+    return true;
+}
+
+static void churn_ask(struct churn *churn, struct virtqueue *queue, uint64_t chunk)
+{
+    for (uint64_t i = 0; i < CHUNK; i++)
+        numbers[i] = (uint32_t)(churn->range.start / PAGE_BYTES + chunk * CHUNK + i);
+    ask(queue, (struct virtqueue_buffer){numbers, sizeof(numbers), false});
+    churn->given[chunk] = queue == &inflate;
+    churn->given_chunks += queue == &inflate ? 1 : -1ul;
+    *(volatile uint32_t *)(device.config + CONFIG_ACTUAL) = (uint32_t)(churn->given_chunks * CHUNK);
+}
+
+static bool churn_take_back(struct churn *churn, uint64_t chunk)
+{
+    if (!churn->given[chunk])
+        return true;
+    churn_ask(churn, &deflate, chunk);
+    if (!churn_check(churn, chunk, true))
+        return false;
+    churn_write(churn, chunk);
+    return true;
+}
+
+static bool balloon_churn(const struct range *range)
+{
+    static struct churn churn;
+    uint64_t chunks = range->pages / CHUNK, passes = 0, start = time_tsc(), next = start;
+    churn = (struct churn){
+        .range = *range,
+        .chunks = chunks < CHURN_CHUNKS ? chunks : CHURN_CHUNKS,
+        .stale = option_number("stale", 0),
+    };
+    for (uint64_t chunk = 0; chunk < churn.chunks; chunk++)
+        churn_write(&churn, chunk);
+    for (uint32_t wanted = 0; !wanted; passes++) {
+        for (uint64_t chunk = 0; chunk < churn.chunks; chunk++) {
+            if (!churn_check(&churn, chunk, false))
+                return false;
+            churn_ask(&churn, &inflate, chunk);
+            if (!churn_take_back(&churn, (chunk + churn.chunks / 2) % churn.chunks))
+                return false;
+        }
+        if (time_tsc() - next >= time_ns_to_tsc(200000000)) {
+            next = time_tsc();
+            console_line("balloon churn passes=%lu ms=%lu", passes,
+                         time_tsc_to_ns(next - start) / 1000000);
+        }
+        virtio_config_read(&device, CONFIG_NUM_PAGES, &wanted, sizeof(wanted));
+    }
+    for (uint64_t chunk = 0; chunk < churn.chunks; chunk++)
+        if (!churn_take_back(&churn, chunk) || !churn_check(&churn, chunk, false))
+            return false;
+    test_summary("passes=%lu", passes);
+    return true;
+}
+
 bool test_balloon(void)
 {
     struct range range;
-    bool report = option_number("report", 0);
     cpu_start_all();
     if (!range_take(&range, 64 << 20) ||
         !virtio_open(&device, VIRTIO_BALLOON, 0, BALLOON_F_STATS | BALLOON_F_REPORTING) ||
@@ -128,18 +258,15 @@ bool test_balloon(void)
     virtio_ready(&device);
     statistics_offer(range.pages * PAGE_BYTES);
     console_line("balloon ready pages=%lu", range.pages);
-    uint64_t given = range.pages;
-    if (report) {
-        uint64_t bytes = range.pages * PAGE_BYTES;
-        ask(&reporting, (struct virtqueue_buffer){(void *)range.start, (uint32_t)bytes, true});
-        console_line("balloon reported=%lu", bytes);
-        for (uint32_t wanted = 0; !wanted;) { // the host looks, and says when it has seen enough
-            time_sleep_ns(2000000);
-            virtio_config_read(&device, CONFIG_NUM_PAGES, &wanted, sizeof(wanted));
-        }
+    bool passed;
+    if (option_number("report", 0)) {
+        passed = report_all(&range);
+    } else if (option_number("churn", 0)) {
+        passed = balloon_churn(&range);
     } else {
-        given = balloon_follow(&range);
+        uint64_t given = balloon_follow(&range);
+        test_summary("pages=%lu", given);
+        passed = range_check(&range, given);
     }
-    test_summary("pages=%lu", given);
-    return range_check(&range, given) && !virtio_needs_reset(&device);
+    return passed && !virtio_needs_reset(&device);
 }

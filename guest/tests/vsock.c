@@ -1,11 +1,14 @@
 // vsock: sends every byte back that a host's client of port= (7) sends, until one connects to
 // port + 1. connect=PORT first connects to that port of the host, sends a line and waits for one.
+// When the device says that its connections are gone (the machine was moved or restored), it says
+// so too, connects to PORT once more, and goes on.
 #include "guest/drivers/virtio.h"
 #include "guest/lib/console.h"
 #include "guest/lib/cpu.h"
 #include "guest/lib/memory.h"
 #include "guest/lib/options.h"
 #include "guest/lib/pages.h"
+#include "guest/lib/time.h"
 #include "guest/tests/test.h"
 
 enum {
@@ -20,7 +23,8 @@ enum {
     HEADER = 44,
     BUFFER = 4096, // header and data
     BUFFERS = 32,
-    OWN_PORT = 5000, // of the connection that the guest makes
+    OWN_PORT = 5000,     // of the connection that the guest makes
+    TRANSPORT_RESET = 0, // 5.10.6.7
     NO_SEND = 2,
     ALL = 3,
 };
@@ -46,6 +50,8 @@ static uint64_t cid;
 static uint32_t host_port, own_port, host_room, host_forwarded, sent, forwarded;
 static bool open, host_ended;
 static uint64_t echoed, connections;
+static uint32_t event;
+static bool reset_seen; // since somebody looked
 // Packets to be sent back, in order; their buffers are given to the device again afterwards.
 static struct packet *waiting[BUFFERS];
 static unsigned waiting_start, waiting_count;
@@ -102,6 +108,35 @@ static void echo_what_fits(void)
     }
 }
 
+static void event_offer(void)
+{
+    struct virtqueue_buffer buffer = {&event, sizeof(event), true};
+    event = ~0u;
+    virtqueue_add(&events, &buffer, 1, &event);
+    virtqueue_kick(&events);
+}
+
+// All connections are gone; the address may be another one.
+static void connections_forget(void)
+{
+    console_line("vsock reset open=%u", open);
+    open = host_ended = false;
+    virtio_config_read(&device, 0, &cid, sizeof(cid));
+    reset_seen = true;
+}
+
+static void events_serve(void)
+{
+    void *token;
+    while (virtqueue_take(&events, &token, NULL)) {
+        if (event == TRANSPORT_RESET)
+            connections_forget();
+        else
+            console_line("vsock event=%u", event);
+        event_offer();
+    }
+}
+
 static void connection_begin(const struct header *h)
 {
     host_port = h->source_port;
@@ -137,11 +172,21 @@ static void packet_take(struct packet *packet)
     offer(packet);
 }
 
+// One packet or event.
 static void packets_serve(void)
 {
     void *token;
-    while (!virtqueue_take(&receive, &token, NULL))
-        virtqueue_wait(&receive, 0);
+    while (!virtqueue_take(&receive, &token, NULL)) {
+        if (virtqueue_has_used(&events)) {
+            events_serve();
+            echo_what_fits(); // gives the buffers of the lost connection back
+            return;
+        }
+        // Not for ever: an event may have come just before.
+        virtqueue_wait(&receive, time_tsc() + time_ns_to_tsc(20000000));
+    }
+    // Whatever came in the meantime came behind the event.
+    events_serve();
     packet_take(token);
     echo_what_fits();
 }
@@ -151,6 +196,7 @@ static bool host_connect(uint32_t port)
     void *token;
     host_port = port;
     own_port = OWN_PORT;
+    sent = forwarded = 0;
     send_packet(REQUEST, 0, 0, 0);
     while (!virtqueue_take(&receive, &token, NULL))
         virtqueue_wait(&receive, 0);
@@ -198,11 +244,16 @@ bool test_vsock(void)
     }
     virtio_ready(&device);
     virtqueue_kick(&receive);
+    event_offer();
     bool passed = !to || host_connect(to);
     console_line("vsock ready cid=%lu", cid);
     // A connection to the next port ends it.
-    while (!(open && own_port == port + 1))
+    while (!(open && own_port == port + 1)) {
         packets_serve();
+        if (reset_seen && to && !open)
+            host_connect(to);
+        reset_seen = false;
+    }
     send_packet(RST, 0, 0, 0);
     test_summary("connections=%lu bytes=%lu", connections, echoed);
     return passed && !virtio_needs_reset(&device);
