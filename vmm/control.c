@@ -19,7 +19,7 @@ struct control {
     struct control_service service;
     struct machine *machine;
     struct control_balloon *balloon;
-    struct control_service devices;
+    struct control_devices *devices;
     uint64_t running_since; // monotonic; 0 before the first run
 };
 
@@ -350,14 +350,14 @@ int control_create(struct control **out, uv_loop_t *loop, int listen_fd, struct 
         return error_set(err, ENOMEM, "control socket: out of memory");
     control->machine = machine;
     control->service = (struct control_service){machine_methods, machine_features, control, NULL};
-    control->devices =
-        (struct control_service){control_device_methods, control_device_features, machine, NULL};
-    control_add_service(control, &control->devices);
-    int r = control_balloon_create(&control->balloon, loop, control, machine, err);
+    int r = control_devices_create(&control->devices, loop, control, machine, err);
+    if (r == 0)
+        r = control_balloon_create(&control->balloon, loop, control, machine, err);
     if (r == 0)
         r = control_server_create(&control->server, loop, listen_fd, &control->service, err);
     if (r) {
         control_balloon_destroy(control->balloon);
+        control_devices_destroy(control->devices);
         free(control);
     } else {
         *out = control;
@@ -387,5 +387,6 @@ void control_destroy(struct control *control)
         return;
     control_server_destroy(control->server);
     control_balloon_destroy(control->balloon);
+    control_devices_destroy(control->devices);
     free(control);
 }

@@ -189,26 +189,37 @@ static void end_io_thread(struct machine *m, struct io_thread *thread)
     io_thread_stop(thread);
 }
 
-static int create_disk_device(struct machine *m, unsigned index, struct io_thread *thread,
-                              const char *id, struct error *err)
+static int create_backend(struct machine *m, unsigned index, struct block_backend **backend,
+                          struct error *err)
 {
     const struct disk_config *disk = &m->config.disks[index];
     struct block_file_config file = {.cache = disk->cache, .read_only = disk->read_only};
-    struct virtio_blk_config config = {.queues = m->config.cpus, .limits = disk->limits};
     int fd = m->files.disk_fds[index];
     int rc = block_nbd_is_address(disk->path)
-                 ? block_nbd_create(&config.backend, fd, disk->path, &file, err)
-                 : block_file_create(&config.backend, fd, disk->path, &file, err);
+                 ? block_nbd_create(backend, fd, disk->path, &file, NULL, err)
+                 : block_file_create(backend, fd, disk->path, &file, err);
+    if (rc == 0)
+        m->files.disk_fds[index] = -1; // the backend's now
+    return rc;
+}
+
+static int create_disk_device(struct machine *m, unsigned index, struct block_backend *connected,
+                              struct io_thread *thread, const char *id, struct error *err)
+{
+    const struct disk_config *disk = &m->config.disks[index];
+    struct virtio_blk_config config = {
+        .backend = connected, .queues = m->config.cpus, .limits = disk->limits};
+    int rc = connected ? 0 : create_backend(m, index, &config.backend, err);
     if (rc < 0)
         return rc;
-    m->files.disk_fds[index] = -1; // the backend's now
     config.backend->lease = &m->lease;
     struct virtio_environment env = environment(m, thread, id);
     env.slot = (uint8_t)disk->slot;
     struct device *device;
     rc = virtio_blk_create(&device, &env, &config, err);
     if (rc < 0) {
-        config.backend->ops->destroy(config.backend);
+        if (!connected)
+            config.backend->ops->destroy(config.backend);
         return rc;
     }
     m->disks[index] = config.backend;
@@ -216,7 +227,8 @@ static int create_disk_device(struct machine *m, unsigned index, struct io_threa
     return 0;
 }
 
-int machine_devices_add_disk(struct machine *m, unsigned index, struct error *err)
+int machine_devices_add_disk(struct machine *m, unsigned index, struct block_backend *connected,
+                             struct error *err)
 {
     char id[24];
     snprintf(id, sizeof(id), "disk%u", m->config.disks[index].number);
@@ -228,7 +240,7 @@ int machine_devices_add_disk(struct machine *m, unsigned index, struct error *er
     if (m->lock_fds[index] < 0)
         rc = error_set_errno(err, errno, "disk '%s'", m->config.disks[index].path);
     else
-        rc = create_disk_device(m, index, thread, id, err);
+        rc = create_disk_device(m, index, connected, thread, id, err);
     if (rc == 0)
         return 0;
     end_io_thread(m, thread);
@@ -366,7 +378,7 @@ static int create_all(struct machine *m, struct error *err)
     if (rc == 0 && m->config.vsock.socket)
         rc = create_vsock(m, err);
     for (unsigned i = 0; i < m->config.disk_count && rc == 0; i++)
-        rc = machine_devices_add_disk(m, i, err);
+        rc = machine_devices_add_disk(m, i, NULL, err);
     for (unsigned i = 0; i < m->config.net_count && rc == 0; i++)
         rc = machine_devices_add_net(m, i, err);
     if (rc == 0)

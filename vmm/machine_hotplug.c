@@ -24,7 +24,7 @@ static void tell(struct machine *m, const char *event, const char *id)
         m->listener.device_event(m->listener.opaque, event, id);
 }
 
-static int check_allowed(const struct machine *m, struct error *err)
+int machine_devices_may_change(const struct machine *m, struct error *err)
 {
     if (machine_is_held(m))
         return error_set(err, EBUSY,
@@ -110,11 +110,11 @@ static int finish_add(struct machine *m, const char *id, struct error *err)
     return 0;
 }
 
-int machine_add_disk(struct machine *m, json_t *disk, int fd, char id[MACHINE_ID_SIZE],
-                     struct error *err)
+int machine_add_disk(struct machine *m, json_t *disk, int fd, struct block_backend *connected,
+                     char id[MACHINE_ID_SIZE], struct error *err)
 {
     unsigned index = m->config.disk_count;
-    int rc = check_allowed(m, err);
+    int rc = machine_devices_may_change(m, err);
     if (rc == 0)
         rc = machine_config_add_disk_json(&m->config, disk, err);
     if (rc < 0)
@@ -137,7 +137,7 @@ int machine_add_disk(struct machine *m, json_t *disk, int fd, char id[MACHINE_ID
     if (rc == 0) {
         m->files.disk_fds[index] = dup(fd);
         rc = m->files.disk_fds[index] < 0 ? error_set_errno(err, errno, "disk '%s'", added->path)
-                                          : machine_devices_add_disk(m, index, err);
+                                          : machine_devices_add_disk(m, index, connected, err);
         if (rc == 0)
             rc = finish_add(m, id, err);
         if (m->files.disk_fds[index] >= 0)
@@ -171,7 +171,7 @@ static int add_net_files(struct machine *m, unsigned index, const int *fds, unsi
 int machine_add_net(struct machine *m, json_t *net, const int *fds, unsigned fd_count, uint16_t mtu,
                     char id[MACHINE_ID_SIZE], struct error *err)
 {
-    int rc = check_allowed(m, err);
+    int rc = machine_devices_may_change(m, err);
     if (rc < 0)
         return rc;
     if (m->config.net_count == 1 && m->config.nets[0].kind == NET_NONE)
@@ -275,7 +275,7 @@ int machine_remove_device(struct machine *m, const char *id, bool force, bool *g
                           struct error *err)
 {
     *gone = false;
-    int rc = check_allowed(m, err);
+    int rc = machine_devices_may_change(m, err);
     if (rc < 0)
         return rc;
     struct device *d = find_removable(m, id, err);
@@ -300,7 +300,7 @@ int machine_remove_device(struct machine *m, const char *id, bool force, bool *g
 int machine_resize_disk(struct machine *m, const char *id, uint64_t *size, struct error *err)
 {
     struct stat st;
-    int rc = check_allowed(m, err);
+    int rc = machine_devices_may_change(m, err);
     if (rc < 0)
         return rc;
     int index = find_disk(m, id);
@@ -337,7 +337,7 @@ int machine_resize_disk(struct machine *m, const char *id, uint64_t *size, struc
 int machine_set_limits(struct machine *m, const char *id, const json_t *limits, json_t **now,
                        struct error *err)
 {
-    int rc = check_allowed(m, err);
+    int rc = machine_devices_may_change(m, err);
     if (rc < 0)
         return rc;
     int disk = find_disk(m, id), net = find_net(m, id);
@@ -361,7 +361,7 @@ int machine_set_limits(struct machine *m, const char *id, const json_t *limits, 
 
 int machine_set_link(struct machine *m, const char *id, bool up, struct error *err)
 {
-    int rc = check_allowed(m, err);
+    int rc = machine_devices_may_change(m, err);
     if (rc < 0)
         return rc;
     if (find_net(m, id) < 0)

@@ -10,14 +10,19 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "devices/block/block_backend.h"
 #include "vmm/machine.h"
 
 enum { MACHINE_ID_SIZE = 24 };
 
+// Whether devices may be changed now; else a sentence.
+int machine_devices_may_change(const struct machine *machine, struct error *err);
 // Adds a disk as an element of the description's "disks" has it; `fd` is its open image, which is
-// locked here. The guest is told. On success the descriptor is the machine's.
-int machine_add_disk(struct machine *machine, json_t *disk, int fd, char id[MACHINE_ID_SIZE],
-                     struct error *err);
+// locked here, or a descriptor of a connected disk's control socket. `connected` is an NBD disk's
+// backend, so that nothing here waits for its server, NULL for files. The guest is told. On success
+// descriptor and backend are the machine's.
+int machine_add_disk(struct machine *machine, json_t *disk, int fd, struct block_backend *connected,
+                     char id[MACHINE_ID_SIZE], struct error *err);
 // The same for a network: a descriptor a queue pair.
 int machine_add_net(struct machine *machine, json_t *net, const int *fds, unsigned fd_count,
                     uint16_t mtu, char id[MACHINE_ID_SIZE], struct error *err);

@@ -131,7 +131,9 @@ int machine_devices_create(struct machine *machine, struct error *err);
 void machine_devices_destroy(struct machine *machine);
 // The last disk (network) of m->config, whose descriptors are in m->files; also while vCPUs run. On
 // failure nothing is left, descriptors stay the caller's.
-int machine_devices_add_disk(struct machine *machine, unsigned index, struct error *err);
+// `connected`: the backend of an NBD disk, the device's from success on; NULL: made of the file.
+int machine_devices_add_disk(struct machine *machine, unsigned index,
+                             struct block_backend *connected, struct error *err);
 int machine_devices_add_net(struct machine *machine, unsigned index, struct error *err);
 // Removes a virtio device with its thread. The vCPUs are parked.
 void machine_devices_remove(struct machine *machine, struct device *device);

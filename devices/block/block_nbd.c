@@ -20,6 +20,7 @@ enum {
     PIECE_LIMIT = 32 << 20,   // bytes of a command: servers take this much (NBD's protocol)
     BOUNCE_LIMIT = 64 << 20,  // bytes of a request whose buffers aren't whole sectors
     GREETING_LIMIT_MS = 5000, // until a disk is there, when it is made
+    GREETING_LOOK_MS = 100,   // between looks whether nobody waits any more
     DRAIN_LIMIT_MS = 10000,   // a server that is silent for so long has lost the connection
 };
 
@@ -542,38 +543,52 @@ static const struct block_backend_ops nbd_ops = {
     .destroy = nbd_destroy,
 };
 
+// Of making a disk: how long it may take.
+struct patience {
+    uint64_t end;
+    const atomic_bool *cancelled; // or NULL
+};
+
+// Milliseconds to wait for before the next look; 0: it is over.
+static int next_wait(const struct patience *patience)
+{
+    uint64_t now = clock_monotonic_ns();
+    if (now >= patience->end || (patience->cancelled && atomic_load(patience->cancelled)))
+        return 0;
+    uint64_t left = (patience->end - now) / MS + 1;
+    return left < GREETING_LOOK_MS ? (int)left : GREETING_LOOK_MS;
+}
+
 // The first connection's descriptor, or a sentence.
-static int wait_for_connection(struct block_nbd *n, uint64_t end, struct error *err)
+static int wait_for_connection(struct block_nbd *n, const struct patience *patience,
+                               struct error *err)
 {
     char text[BLOCK_NBD_TEXT] = "";
-    int fd = -EAGAIN;
-    while (fd == -EAGAIN && !text[0]) {
-        uint64_t now = clock_monotonic_ns();
+    int fd = -EAGAIN, wait;
+    while (fd == -EAGAIN && !text[0] && (wait = next_wait(patience)) > 0) {
         struct pollfd ready = {.fd = n->control_fd, .events = POLLIN};
-        if (now >= end || poll(&ready, 1, (int)((end - now) / MS) + 1) == 0)
-            break;
-        fd = take_message(n->control_fd, text);
+        if (poll(&ready, 1, wait) > 0)
+            fd = take_message(n->control_fd, text);
     }
     return fd >= 0 ? fd
                    : error_set(err, ENOTCONN, "disk '%s': %s", n->address,
                                text[0] ? text : "its server can't be reached");
 }
 
-static int greet(struct block_nbd *n, struct error *err)
+static int greet(struct block_nbd *n, const struct patience *patience, struct error *err)
 {
-    uint64_t end = clock_monotonic_ns() + GREETING_LIMIT_MS * MS;
-    int fd = wait_for_connection(n, end, err);
+    int fd = wait_for_connection(n, patience, err);
     if (fd < 0)
         return fd;
     if (begin_greeting(n, fd) < 0)
         return error_set(err, EIO, "disk '%s': %s", n->address, nbd_library.nbd_get_error());
     while (!nbd_library.nbd_aio_is_ready(n->handle)) {
-        uint64_t now = clock_monotonic_ns();
-        if (now >= end)
+        int wait = next_wait(patience);
+        if (wait == 0)
             return error_set(err, ETIMEDOUT, "disk '%s': its server says nothing: is it NBD's?",
                              n->address);
-        if (nbd_library.nbd_poll(n->handle, (int)((end - now) / MS) + 1) < 0 ||
-            nbd_library.nbd_aio_is_dead(n->handle) || nbd_library.nbd_aio_is_closed(n->handle)) {
+        if (nbd_library.nbd_poll(n->handle, wait) < 0 || nbd_library.nbd_aio_is_dead(n->handle) ||
+            nbd_library.nbd_aio_is_closed(n->handle)) {
             const char *why = nbd_library.nbd_get_error();
             return error_set(err, EIO, "disk '%s': %s", n->address,
                              why ? why : "its server hung up");
@@ -584,8 +599,10 @@ static int greet(struct block_nbd *n, struct error *err)
 }
 
 int block_nbd_create(struct block_backend **backend, int control_fd, const char *address,
-                     const struct block_file_config *config, struct error *err)
+                     const struct block_file_config *config, const atomic_bool *cancelled,
+                     struct error *err)
 {
+    const struct patience patience = {clock_monotonic_ns() + GREETING_LIMIT_MS * MS, cancelled};
     int rc = nbd_library_load(err);
     if (rc < 0)
         return rc;
@@ -605,7 +622,7 @@ int block_nbd_create(struct block_backend **backend, int control_fd, const char 
                             .control_fd = control_fd};
     rc = block_nbd_parse(address, &n->place, err);
     if (rc == 0)
-        rc = greet(n, err);
+        rc = greet(n, &patience, err);
     if (rc < 0) {
         drop(n);
         free(n->address);

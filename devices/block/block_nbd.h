@@ -10,6 +10,7 @@
 // machine. A server that comes back with a smaller disk, or a read-only one, isn't taken.
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "base/error.h"
@@ -28,7 +29,10 @@ bool block_nbd_is_address(const char *path);
 // 0 or a sentence that names the address.
 int block_nbd_parse(const char *address, struct block_nbd_place *place, struct error *err);
 
-// Waits for the first connection and the server's greeting, some seconds at most. The control
-// socket belongs to the backend from success on. 0 or a sentence that names the address.
+// Waits for the first connection and the server's greeting, some seconds at most, and no longer
+// once *cancelled is true (NULL: for nobody to say so); any thread may, which needn't be that of
+// the disk. The control socket belongs to the backend from success on. 0 or a sentence that names
+// the address.
 int block_nbd_create(struct block_backend **backend, int control_fd, const char *address,
-                     const struct block_file_config *config, struct error *err);
+                     const struct block_file_config *config, const atomic_bool *cancelled,
+                     struct error *err);

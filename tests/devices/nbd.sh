@@ -16,7 +16,9 @@ end_server() {
     [ -s "$work/nbd.pid" ] && kill -KILL "$(cat "$work/nbd.pid")" # TERM would wait for its clients
     rm -f "$work/nbd.pid"
 }
-trap 'end_server; clean_up' EXIT
+helpers=
+# shellcheck disable=SC2086 # several numbers
+trap 'end_server; [ -z "$helpers" ] || kill $helpers 2>/dev/null; clean_up' EXIT
 passed() { [ "$(ferry logs "$1" | grep -c 'test=blk .*result=pass')" -ge "$2" ]; }
 failed() { ferry logs "$1" | grep -q 'test=blk .*result=fail'; }
 says_log() { ferry logs --vmm "$1" | grep -q "$2"; }
@@ -62,5 +64,40 @@ check "is given one" ferry device add plugged --disk "$disk"
 inserted() { ferry logs plugged | grep -q "hotplug inserted"; }
 check "which works" await inserted
 check "and is taken away" ferry device remove plugged disk0
-ferry kill plugged >/dev/null
+end_server
+socat "UNIX-LISTEN:$work/silent,fork" SYSTEM:'cat >/dev/null' &
+helpers="$helpers $!"
+await [ -S "$work/silent" ]
+says "a server that says nothing isn't waited for for ever" 1 "*says nothing*" \
+    ferry device add plugged --disk "nbd+unix:///?socket=$work/silent"
+without() { ferry device list plugged --format json | jq -e '[.[] | select(.disk)] == []'; }
+check "nothing of it is left" without
+# The machine's end doesn't wait for it either.
+ferry device add plugged --disk "nbd+unix:///?socket=$work/silent" >"$work/said" 2>&1 &
+adds=$!
+check "a machine that waits for one can be ended" ferry kill plugged
+wait $adds
+check "of which the command hears" [ $? = 1 ]
+
+check "a server that is slow" serve --filter=delay memory 32M rdelay=20ms wdelay=20ms
+check "a machine that uses it" run busy "blk mode=loop size=4M seconds=0 exit=none" --disk "$disk"
+under_way() { [ "$(ferry stats busy --format json | jq '[.devices[] | select(.id == "disk0") | .queues[].requests] | add')" -gt 4 ]; }
+check "has requests under way" await under_way
+check "its server is killed" end_server
+check "what was asked of it fails" await failed busy
+says "the machine runs" 0 "*running*" ferry ps
+ferry kill busy >/dev/null
+
+check "a server for two" serve memory 32M
+check "a machine" run mover "blk mode=loop size=4M seconds=0 exit=none" --disk "$disk"
+loops() { [ "$(grep -c 'blk loop requests=' "$1/mover/console.log")" -gt "$2" ]; }
+check "uses its disk" await loops "$FERRY_RUNTIME_DIR" 0
+ferry receive --runtime-dir "$work/other" --listen tcp://127.0.0.1:0 >"$work/heard" 2>&1 </dev/null &
+helpers="$helpers $!"
+await grep -q '^listening at ' "$work/heard"
+check "it moves" ferry migrate mover "$(sed -n 's/^listening at //p' "$work/heard")" --downtime 3s
+check "and uses its disk there" await loops "$work/other" 1
+no_errors() { ! grep 'result=fail' "$work/other/mover/console.log"; }
+check "which has what was written here and there" no_errors
+ferry kill --runtime-dir "$work/other" mover >/dev/null
 exit $((failures > 0))

@@ -753,10 +753,15 @@ json_t *machine_stats(struct machine *machine)
     return json_pack("{s:i}", "exits", 5);
 }
 
-int machine_add_disk(struct machine *machine, json_t *disk, int fd, char id[MACHINE_ID_SIZE],
-                     struct error *error)
+int machine_devices_may_change(const struct machine *machine, struct error *error)
+{
+    return 0;
+}
+int machine_add_disk(struct machine *machine, json_t *disk, int fd, struct block_backend *connected,
+                     char id[MACHINE_ID_SIZE], struct error *error)
 {
     char text[8] = "";
+    ck_assert_ptr_null(connected);
     ck_assert_ptr_null(json_object_get(disk, "file"));
     if (!json_object_get(disk, "path"))
         return error_set(error, EINVAL, "no path");
@@ -1000,6 +1005,39 @@ START_TEST(machine_devices)
 }
 END_TEST
 
+// A server that says nothing: it is waited for while others are answered, and given up at the end.
+START_TEST(machine_goes_on_while_a_disk_is_connected)
+{
+    int fd = join_past_hello(), silent[2], ends[2];
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, silent), 0);
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+    send_with_fds(fd,
+                  "{\"id\": 1, \"method\": \"device.add\", \"fds\": 1, \"params\": {\"disk\": "
+                  "{\"path\": \"nbd://localhost\", \"file\": {\"fd\": 0}}}}\n"
+                  "{\"id\": 2, \"method\": \"device.list\"}\n",
+                  silent, 1);
+    expect_line(fd, "{\"id\": 2, \"result\": {\"devices\": [\"here\"]}}");
+    // Its helper says why there is none.
+    send_with_fds(fd,
+                  "{\"id\": 3, \"method\": \"device.add\", \"fds\": 1, \"params\": {\"disk\": "
+                  "{\"path\": \"nbd://localhost\", \"file\": {\"fd\": 0}}}}\n",
+                  ends, 1);
+    ck_assert_int_eq(send(ends[1], "it is gone", 10, 0), 10);
+    json_t *answer = next_event(fd);
+    const char *text =
+        json_string_value(json_object_get(json_object_get(answer, "error"), "message"));
+    char *shown = json_dumps(answer, 0);
+    ck_assert_msg(text && strstr(text, "it is gone"), "%s", shown ? shown : "nothing");
+    free(shown);
+    json_decref(answer);
+    close(silent[0]);
+    close(silent[1]);
+    close(ends[0]);
+    close(ends[1]);
+    close(fd);
+}
+END_TEST
+
 START_TEST(machine_balloon)
 {
     int fd = join_past_hello();
@@ -1176,6 +1214,7 @@ int main(void)
     tcase_add_test(machine, machine_states);
     tcase_add_test(machine, machine_kill_is_answered_after_its_event);
     tcase_add_test(machine, machine_devices);
+    tcase_add_test(machine, machine_goes_on_while_a_disk_is_connected);
     tcase_add_test(machine, machine_balloon);
     tcase_add_test(machine, machine_memory_read);
     tcase_add_test(machine, machine_lease);
