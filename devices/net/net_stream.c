@@ -263,9 +263,21 @@ static const struct net_backend_ops stream_ops = {
     .destroy = stream_destroy,
 };
 
+static bool is_control(int fd)
+{
+    int type = -1;
+    socklen_t size = sizeof(type);
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET;
+}
+
 int net_stream_create(struct net_backend **backend, int control_fd, const char *name,
                       struct error *err)
 {
+    if (!is_control(control_fd))
+        return error_set(err, EINVAL,
+                         "network '%s': its descriptor must be a socket of messages "
+                         "(SOCK_SEQPACKET), by which connections come",
+                         name);
     struct net_stream *s = calloc(1, sizeof(*s));
     if (!s)
         return error_set(err, ENOMEM, "network '%s': no memory", name);

@@ -12,6 +12,7 @@
 
 enum { NET_STREAM_TEXT = 200 }; // a message's limit, with its terminating zero
 
-// The control socket belongs to the backend from success on. `name` is for the log.
+// The control socket belongs to the backend from success on; -EINVAL when it is none. `name` is for
+// the log.
 int net_stream_create(struct net_backend **backend, int control_fd, const char *name,
                       struct error *err);

@@ -73,6 +73,20 @@ static ssize_t send_frame(const void *bytes, size_t length)
     return backend->ops->send(backend, 0, iov, 2);
 }
 
+START_TEST(other_descriptors_are_refused)
+{
+    struct net_backend *none;
+    struct error err = {0};
+    int ends[2];
+    ck_assert_int_eq(net_stream_create(&none, STDIN_FILENO, "net1", &err), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(err.message, "network 'net1'"));
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    ck_assert_int_eq(net_stream_create(&none, ends[0], "net1", &err), -EINVAL);
+    close(ends[0]);
+    close(ends[1]);
+}
+END_TEST
+
 // Said once, and not again each time that the network has nothing.
 START_TEST(lost_helper_is_said_once)
 {
@@ -218,6 +232,7 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_test(t, without_a_connection_nothing_goes);
     tcase_add_test(t, lost_helper_is_said_once);
+    tcase_add_test(t, other_descriptors_are_refused);
     tcase_add_test(t, frames_go_both_ways);
     tcase_add_loop_test(t, peers_that_break_the_format_are_hung_up, 0,
                         (int)(sizeof(bad_lengths) / sizeof(bad_lengths[0])));
