@@ -118,6 +118,16 @@ static void print_voters(const json_t *status)
     }
 }
 
+static void print_hold(const json_t *status)
+{
+    const json_t *name;
+    size_t i;
+    printf("held      restored from a backup: machines start when each host of the old cluster has "
+           "joined or is declared dead\n");
+    json_array_foreach(json_object_get(status, "unreported"), i, name)
+        printf("          %s: not yet\n", json_string_value(name));
+}
+
 static int status_command(int argc, char **argv)
 {
     struct cluster_options o = {0};
@@ -134,8 +144,7 @@ static int status_command(int argc, char **argv)
     printf("manager   %s\n", output_text_of(result, "manager"));
     print_voters(result);
     if (json_is_true(json_object_get(settings, "held")))
-        printf(
-            "held      restored from a backup: nothing is started until `ferry cluster release`\n");
+        print_hold(result);
     printf("lease     %.1f s, machines stop after %.1f s\n",
            (double)output_number_of(settings, "lease_ns") / 1e9,
            (double)output_number_of(settings, "deadline_ns") / 1e9);

@@ -45,12 +45,13 @@ int renewal_register(const struct record *life, const char *host, const char *id
                      const char *boot_id, struct change *change, struct error *err)
 {
     const struct life_record *old = &life->value.life;
-    if (life->mod && strcmp(old->identity, identity) != 0)
+    // Of a host from before a restore only the name counts: whoever joins by it, reports for it.
+    if (life->mod && !old->unreported && strcmp(old->identity, identity) != 0)
         return error_set(err, EEXIST,
                          "the name '%s' belongs to another host (or this one has lost its data "
                          "directory): choose another name, or `ferry cluster remove %s` first",
                          host, host);
-    if (life->mod && !old->fenced && strcmp(old->boot_id, boot_id) == 0)
+    if (life->mod && !old->unreported && !old->fenced && strcmp(old->boot_id, boot_id) == 0)
         return 0;
     change_clear(change);
     change_compare(change, RECORD_LIFE, host, life->mod);

@@ -83,6 +83,16 @@ static const char *host_state(const struct host_entry *host)
     return host->host.value.host.draining ? "drained" : "alive";
 }
 
+// The hosts of before a restore that nobody has heard of since.
+static json_t *unreported_json(const struct record_view *view)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < view->host_count; i++)
+        if (strcmp(host_state(&view->hosts[i]), "unreported") == 0)
+            json_array_append_new(list, json_string(view->hosts[i].name));
+    return list;
+}
+
 // What the host's member of the store is: "leader", "voter", "learner", "leaving", "joining", or
 // "" where it has none.
 static const char *role_of(const json_t *members, const char *name)
@@ -184,12 +194,13 @@ int api_cluster_status(struct api_call *call)
     }
     if (!r) {
         call->result = json_pack(
-            "{s:o, s:I, s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:i}", "settings",
-            settings_json(&view->settings.value.settings), "revision", (json_int_t)view->revision,
-            "manager", view->manager.value.manager.host, "members",
-            json_incref(json_object_get(members, "members")), "voters", voters, "may_fail",
-            voters ? (voters - 1) / 2 : 0, "hosts", (int)view->host_count, "hosts_alive", alive,
-            "machines", (int)view->machine_count, "machines_running", running);
+            "{s:o, s:o, s:I, s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:i}", "unreported",
+            unreported_json(view), "settings", settings_json(&view->settings.value.settings),
+            "revision", (json_int_t)view->revision, "manager", view->manager.value.manager.host,
+            "members", json_incref(json_object_get(members, "members")), "voters", voters,
+            "may_fail", voters ? (voters - 1) / 2 : 0, "hosts", (int)view->host_count,
+            "hosts_alive", alive, "machines", (int)view->machine_count, "machines_running",
+            running);
     }
     json_decref(members);
     return r;
@@ -299,6 +310,11 @@ static int fill_removal(struct api_call *call, struct change *change)
     if (!host || (!host->host.mod && !host->life.mod))
         return 1;
     call->code = "wrong-state";
+    if (host->life.value.life.unreported && !host->life.value.life.declared_dead)
+        return error_set(&call->err, EBUSY,
+                         "host '%s' hasn't joined since the restore: `ferry cluster declare-dead "
+                         "%s` says that it never will",
+                         name, name);
     if (host->life.mod && !host->life.value.life.fenced)
         return error_set(&call->err, EBUSY,
                          "host '%s' is alive: drain it, switch its ferryd off, and wait until it "

@@ -104,6 +104,31 @@ static int free_owners(const struct restoring *restoring, struct store_machine *
     return 0;
 }
 
+// Of the old hosts stays which they were: each has to report, by joining, or to be declared dead.
+static int note_old_hosts(const struct restoring *restoring, struct store_machine *machine)
+{
+    struct store_bytes first = store_string(record_kind_prefix(RECORD_LIFE));
+    struct mvcc_key *key = mvcc_lower_bound(&machine->mvcc, first);
+    for (; key; key = mvcc_following(key)) {
+        const struct mvcc_version *version = mvcc_newest(key);
+        struct record_key name;
+        union record_value value;
+        if (key->key.length < first.length || memcmp(key->key.data, first.data, first.length) != 0)
+            break;
+        if (!version || record_key_parse(key->key, &name))
+            continue;
+        int r = record_decode(RECORD_LIFE, (struct store_bytes){version->value, version->length},
+                              &value, restoring->err);
+        value.life.fenced = value.life.unreported = true;
+        value.life.declared_dead = false;
+        if (!r)
+            r = put(machine, &name, &value);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
 static int forget(struct store_machine *machine, enum record_kind kind)
 {
     uint8_t end[RECORD_KEY_SIZE];
@@ -153,7 +178,7 @@ static int change(void *context, struct store_machine *machine)
     if (!r)
         r = forget(machine, RECORD_HOST);
     if (!r)
-        r = forget(machine, RECORD_LIFE);
+        r = note_old_hosts(restoring, machine);
     if (!r)
         r = forget(machine, RECORD_RENEWAL);
     if (!r)

@@ -307,14 +307,84 @@ static void drain_machine(struct manager *manager, struct record_view *view,
     begin_move(view, entry, to, new_id(id_opaque), changes);
 }
 
+// ---- after a restore ----
+
+static bool is_accounted_for(const struct host_entry *host)
+{
+    const struct life_record *life = &host->life.value.life;
+    return host->life.mod && (!life->unreported || life->declared_dead);
+}
+
+static bool all_are_accounted_for(const struct record_view *view)
+{
+    for (size_t i = 0; i < view->host_count; i++)
+        if (view->hosts[i].life.mod && !is_accounted_for(&view->hosts[i]))
+            return false;
+    return true;
+}
+
+// None can become unreported again, so that the settings' own revision is all to be compared.
+static void end_hold(const struct record_view *view, struct manager_changes *changes)
+{
+    struct change *change = next_change(changes, view);
+    if (!change)
+        return;
+    change_compare(change, RECORD_SETTINGS, "", view->settings.mod);
+    struct settings_record *settings = &change_put(change, RECORD_SETTINGS, "")->settings;
+    *settings = view->settings.value.settings;
+    settings->held = false;
+}
+
+// Leases that the old cluster gave just before it ended are over when this manager has waited for
+// as long as one lasts.
+static bool old_leases_are_over(struct manager *manager, const struct record_view *view,
+                                uint64_t now)
+{
+    if (!manager->held_at)
+        manager->held_at = now;
+    return now - manager->held_at >= view->settings.value.settings.lease_ns;
+}
+
+// What can only ever have run on one host that has reported needn't wait for the others.
+static void place_pinned(struct manager *manager, struct record_view *view,
+                         struct manager_changes *changes)
+{
+    for (size_t i = 0; i < view->machine_count && changes->count < MANAGER_CHANGES; i++) {
+        struct machine_entry *entry = &view->machines[i];
+        const struct machine_record *machine = &entry->machine.value.machine;
+        const struct host_entry *host =
+            entry->machine.mod && machine->host[0] ? record_view_host(view, machine->host) : NULL;
+        if (entry->owner.mod && entry->owner.value.owner.stage == OWNER_NONE &&
+            !entry->tombstone.mod && machine->wish == WISH_RUNNING && host &&
+            is_accounted_for(host))
+            place_machine(manager, view, entry, changes);
+    }
+}
+
+static void step_held(struct manager *manager, struct record_view *view, uint64_t now,
+                      struct manager_changes *changes)
+{
+    if (!old_leases_are_over(manager, view, now))
+        return;
+    if (all_are_accounted_for(view))
+        end_hold(view, changes);
+    else
+        place_pinned(manager, view, changes);
+    show_all_as_before(changes);
+}
+
 void manager_step(struct manager *manager, struct record_view *view, uint64_t now,
                   const char *(*new_id)(void *opaque), void *id_opaque,
                   struct manager_changes *changes)
 {
     changes->count = changes->shown_count = 0;
-    if (!view->settings.mod || !view->manager.mod || view->settings.value.settings.held)
+    if (!view->settings.mod || !view->manager.mod)
         return;
     fence_silent_hosts(manager, view, now, changes);
+    if (view->settings.value.settings.held) {
+        step_held(manager, view, now, changes);
+        return;
+    }
     for (size_t i = 0; i < view->machine_count && changes->count < MANAGER_CHANGES; i++) {
         struct machine_entry *entry = &view->machines[i];
         const struct owner_record *owner = &entry->owner.value.owner;

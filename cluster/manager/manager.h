@@ -4,6 +4,10 @@
 // so a manager that was replaced changes nothing any more, and what one view shows as placed is all
 // that can be placed: the owner records themselves are the reservations.
 //
+// A cluster that was restored from a backup is held: a machine is started only when L has passed
+// and all hosts that it could run on have reported, by registering, or were declared dead: the one
+// that it may only be on, or else all. When no host is missing the hold ends.
+//
 // What always holds:
 //   - A host is fenced only after this manager's own clock advanced by L since it saw the host's
 //     last renewal, by a change that compares that renewal. What an earlier manager saw doesn't
@@ -32,6 +36,7 @@ struct manager {
     struct manager_watch *watches;
     size_t count, room;
     uint64_t seen_at; // the last view
+    uint64_t held_at; // the first view of a cluster that is held; 0: none
     uint64_t manager_mod, manager_seen_at;
     uint64_t drain_tried_at; // the last time that a move which had been called off was tried again
     // Where a machine goes, or where to from the host that has it: the name of another host that

@@ -3,8 +3,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/clock.h"
 #include "base/ids.h"
 #include "cluster/member/member_internal.h"
+
+enum { PRUNE_AT_ONCE = 1 << 16 };
 
 static int decode_machine(const void *bytes, size_t length, struct store_machine **machine,
                           struct error *err)
@@ -24,6 +27,21 @@ static int decode_machine(const void *bytes, size_t length, struct store_machine
     if (error)
         return error_set_errno(err, -error, "the snapshot can't be read");
     return 0;
+}
+
+// What was committed after the snapshot is forgotten, its revisions aren't: who had watched up to
+// one of them must neither miss what comes now nor take it for what it was. So revisions begin anew
+// above all that can have been, also by an earlier restore of the same snapshot (by the clock, a
+// million for each second, or else a milliard more than before), and all before them are compacted.
+static void begin_revisions_anew(struct store_machine *machine)
+{
+    struct mvcc *mvcc = &machine->mvcc;
+    uint64_t by_clock = clock_realtime_ns() / NSEC_PER_USEC;
+    uint64_t least = mvcc->revision + 1000 * 1000 * 1000;
+    mvcc->revision = by_clock > least ? by_clock : least;
+    mvcc->compacted = mvcc->revision;
+    while (!mvcc_prune(mvcc, PRUNE_AT_ONCE))
+        ;
 }
 
 // The old members and their tokens go; the new one comes. In one revision.
@@ -92,6 +110,7 @@ int member_restore(const char *directory, const struct member_record *self, cons
     byte_writer_init(&payload);
     if (mkdir(directory, 0700) < 0 && errno != EEXIST)
         error = -errno;
+    begin_revisions_anew(machine);
     if (!error && change)
         error = change(context, machine);
     if (!error)

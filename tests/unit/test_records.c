@@ -504,6 +504,77 @@ START_TEST(test_manager_leaves_unbounded)
 }
 END_TEST
 
+static const struct change *step_of(struct manager *manager, struct record_view *view, uint64_t now)
+{
+    static struct manager_changes changes;
+    manager_step(manager, view, now, some_id, NULL, &changes);
+    ck_assert_uint_le(changes.count, 1);
+    return changes.count ? &changes.changes[0] : NULL;
+}
+
+static bool place_at_home(void *opaque, const struct record_view *view,
+                          const struct machine_entry *machine, char host[NAME_LIMIT + 1],
+                          char reason[RECORD_TEXT_SIZE])
+{
+    strcpy(host, "a");
+    return true;
+}
+
+// After a restore: "a" has reported, "b" hasn't; "p" may run on "a" only, "q" anywhere.
+START_TEST(test_manager_after_restore)
+{
+    struct manager manager;
+    struct record_view view;
+    struct change change;
+    struct error err = {0};
+    struct declaration seen = {.host = "b", .incarnation = 2};
+    const uint64_t lease = 10 * NSEC_PER_SEC, begin = 5;
+    record_view_init(&view);
+    manager_init(&manager, place_at_home, NULL);
+    change_clear(&change);
+    settings_default(&change_put(&change, RECORD_SETTINGS, "")->settings);
+    change.puts[0].value.settings.held = true;
+    change_put(&change, RECORD_MANAGER, "");
+    change_put(&change, RECORD_LIFE, "a")->life.incarnation = 1;
+    change_put(&change, RECORD_LIFE, "b")->life = (struct life_record){
+        .incarnation = 2, .identity = "old", .boot_id = "x", .fenced = true, .unreported = true};
+    change_put(&change, RECORD_MACHINE, "p")->machine =
+        (struct machine_record){.wish = WISH_RUNNING, .host = "a"};
+    change_put(&change, RECORD_OWNER, "p");
+    ck_assert_int_eq(record_view_apply(&view, &change, 1), 0);
+    change_clear(&change);
+    change_put(&change, RECORD_MACHINE, "q")->machine.wish = WISH_RUNNING;
+    change_put(&change, RECORD_OWNER, "q");
+    ck_assert_int_eq(record_view_apply(&view, &change, 2), 0);
+    ck_assert_ptr_null(step_of(&manager, &view, begin));
+    ck_assert_ptr_null(step_of(&manager, &view, begin + lease - 1));
+    const struct change *made = step_of(&manager, &view, begin + lease);
+    ck_assert_ptr_nonnull(made);
+    ck_assert_int_eq(made->puts[0].key.kind, RECORD_OWNER);
+    ck_assert_str_eq(made->puts[0].key.name, "p");
+    ck_assert_int_eq(record_view_apply(&view, made, 3), 0);
+    ck_assert_ptr_null(step_of(&manager, &view, begin + 2 * lease));
+    // A person says that "b" is gone; then the others may start as well.
+    ck_assert_int_eq(declare_host_dead(&view, &seen, &change, &err), 0);
+    ck_assert_int_eq(record_view_apply(&view, &change, 4), 0);
+    made = step_of(&manager, &view, begin + 2 * lease);
+    ck_assert_ptr_nonnull(made);
+    ck_assert_int_eq(made->puts[0].key.kind, RECORD_SETTINGS);
+    ck_assert(!made->puts[0].value.settings.held);
+    ck_assert_int_eq(record_view_apply(&view, made, 5), 0);
+    made = step_of(&manager, &view, begin + 2 * lease);
+    ck_assert_ptr_nonnull(made);
+    ck_assert_str_eq(made->puts[0].key.name, "q");
+    // It may come back all the same, with another identity.
+    const struct record *life = &record_view_host(&view, "b")->life;
+    ck_assert_int_eq(renewal_register(life, "b", "new", "y", &change, &err), 1);
+    ck_assert_uint_eq(change.puts[0].value.life.incarnation, 3);
+    ck_assert(!change.puts[0].value.life.unreported && !change.puts[0].value.life.declared_dead);
+    manager_free(&manager);
+    record_view_free(&view);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("records");
@@ -522,6 +593,7 @@ int main(void)
     tcase_add_test(tc, test_declare_machine);
     tcase_add_test(tc, test_declare_host);
     tcase_add_test(tc, test_manager_leaves_unbounded);
+    tcase_add_test(tc, test_manager_after_restore);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_set_tap(runner, "-");
