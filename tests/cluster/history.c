@@ -360,10 +360,17 @@ static uint64_t current_revision(void)
     struct store_txn txn = {.then = &op, .then_count = 1};
     if (store_client_create(&client, addresses, &err))
         return 0;
-    store_client_set_timeout(client, 30 * NSEC_PER_SEC);
-    store_client_txn(client, &txn, false, &result, &err);
-    uint64_t revision = result.status == STORE_OK ? result.revision : 0;
-    store_result_free(&result);
+    // An election may be under way, or the member that was asked dies just then.
+    uint64_t revision = 0, deadline = clock_monotonic_ns() + 60 * NSEC_PER_SEC;
+    store_client_set_timeout(client, 5 * NSEC_PER_SEC);
+    while (!revision && clock_monotonic_ns() < deadline) {
+        result = (struct store_result){0};
+        if (store_client_txn(client, &txn, false, &result, &err) == 0 && result.status == STORE_OK)
+            revision = result.revision;
+        else
+            usleep(50000);
+        store_result_free(&result);
+    }
     store_client_destroy(client);
     return revision;
 }
@@ -399,6 +406,8 @@ int main(int argc, char **argv)
     snprintf(prefix_end, sizeof(prefix_end), "reg/%" PRIu64 "0", from); // '0' follows '/'
     end_time = clock_monotonic_ns() + strtoull(argv[2], NULL, 10) * NSEC_PER_SEC;
     pthread_create(&live.thread, NULL, watcher_main, &live);
+    printf("# begins at revision %" PRIu64 "\n", from + 1);
+    fflush(stdout);
     for (unsigned i = 0; i < clients; i++) {
         workers[i].number = i;
         workers[i].random = (seed + i + 1) * 0x9e3779b97f4a7c15u;

@@ -252,11 +252,12 @@ class History:
         self.child = subprocess.Popen(
             ["ip", "netns", "exec", f"{hosts.net}-hub", f"{BUILD}/tests/cluster/history", addresses, "3600",
              str(clients), str(seed), str(pause_ms)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        self.begins = self.child.stdout.readline().strip()  # before anything is broken
 
     def end(self):
         """Lines that say what is wrong."""
         self.child.send_signal(signal.SIGTERM)
-        said = self.child.communicate()[0].splitlines()
+        said = [self.begins, *self.child.communicate()[0].splitlines()]
         return said if self.child.returncode else []
 
 

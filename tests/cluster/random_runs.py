@@ -35,7 +35,7 @@ class Fault:
 
     def __init__(self, draw, count=HOSTS):
         self.kind, self.count = draw.choice(FAULTS), count
-        self.at, self.hold = draw.uniform(0, 1.5), draw.choice((0.2, 0.6, 1.2, 2.4, 3.2)) * draw.uniform(0.8, 1.2)
+        self.at, self.hold = draw.uniform(0, 1.5), draw.choice((0.2, 0.6, 1.2, 2.4, 4.4)) * draw.uniform(0.8, 1.2)
         self.victim, self.other = draw.randint(0, count), draw.randint(1, count - 1)
         self.pick = draw.random()
 
