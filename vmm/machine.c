@@ -315,7 +315,6 @@ static int create_vcpus(struct machine *m, const struct cpuid_table *given, stru
 static void destroy_vcpus(struct machine *m)
 {
     vcpus_destroy(&m->vcpus);
-    cpu_control_destroy(&m->cpu);
     cpu_time_destroy(&m->cpu_time);
 }
 
@@ -445,6 +444,9 @@ void machine_destroy(struct machine *m)
         close(m->stats_fd);
     if (m->statm_fd >= 0)
         close(m->statm_fd);
+    // Only now: KVM has threads of its own in this process (Linux 6.12), which a vCPU's thread began
+    // and which are in its control group until nothing holds the VM any more.
+    cpu_control_destroy(&m->cpu);
     machine_files_close(&m->files);
     machine_config_free(&m->config);
     free(m->crash_report);

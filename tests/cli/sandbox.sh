@@ -65,5 +65,16 @@ own=$(sed -n 's/^Seccomp:[[:space:]]*//p' /proc/self/status)
 run open "idle seconds=0" --sandbox off >/dev/null || not_ok "a machine starts with --sandbox off"
 check "--sandbox off means off" [ "$(field "$(pid_of open)" Seccomp)" = "$own" ]
 check "and the log says so" grep -q "warning sandbox: off" "$FERRY_RUNTIME_DIR/open/log"
+# (Without capabilities nothing can be removed from a root group, whose mode is 0555: the next start does it.)
+if run group "idle seconds=0" --sandbox off --cpu-backend cgroup1 --cpu-weight 50 >/dev/null 2>&1; then
+    group=ferry-$(pid_of group)
+    groups() { find /sys/fs/cgroup -maxdepth 4 -name "$group" 2>/dev/null; }
+    check "a machine has a control group" [ -n "$(groups)" ]
+    ferry kill group >/dev/null
+    gone() { [ -z "$(groups)" ]; }
+    check "which goes with it" await gone
+else
+    skip "control groups of version 1" "none can be made here"
+fi
 says "other words are refused" 2 "*sandbox*none of: on, off*" ferry run x --kernel "$GUEST" --sandbox maybe
 finish
