@@ -17,9 +17,13 @@ $(B)/libunit.a: $(UNIT_HELPER_OBJS)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
 
+# Fakes that answer for parts of the library are linked as objects, before it.
+UNIT_MIGRATE_FAKES := $(B)/obj/tests/unit/migrate/fake_sides.o
+$(filter $(B)/tests/unit/test_migrate%,$(UNIT_BINS)): $(UNIT_MIGRATE_FAKES)
+
 $(UNIT_BINS): $(B)/%: $(B)/obj/%.o $(B)/libunit.a $(B)/libferry.a
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(LDFLAGS_$(FLAVOUR)) -o $@ $^ $(CHECK_LIBS) $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS_$(FLAVOUR)) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(CHECK_LIBS) $(LDLIBS)
 
 unit: $(UNIT_BINS)
 
@@ -34,7 +38,7 @@ fuzz:
 	@$(MAKE) $(PARALLEL) FLAVOUR=fuzz fuzz
 endif
 
--include $(UNIT_HELPER_OBJS:.o=.d)
+-include $(UNIT_HELPER_OBJS:.o=.d) $(UNIT_MIGRATE_FAKES:.o=.d)
 -include $(UNIT_SRCS:%.c=$(B)/obj/%.d) $(FUZZ_SRCS:%.c=$(B)/obj/%.d)
 # What scripts of tests/cli preload or run.
 CLI_TEST_PROGRAMS := $(B)/tests/cli/stop_before_run.so

@@ -21,7 +21,7 @@ move() {
 # Receivers that became machines are machines; no other is left.
 no_receivers() {
     for pid in $(cat "$work/receivers"); do
-        kill -0 "$pid" 2>/dev/null || continue
+        is_ours "$pid" || continue
         at a ferry ps --format json | jq -e --argjson pid "$pid" 'any(.pid == $pid)' >/dev/null && continue
         at b ferry ps --format json | jq -e --argjson pid "$pid" 'any(.pid == $pid)' >/dev/null && continue
         return 1
