@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -16,16 +15,12 @@
 #include "base/filter/thread_filter.h"
 #include "base/log.h"
 #include "base/loop_call.h"
-#include "migrate/ram_receiver.h"
+#include "migrate/target_internal.h"
 #include "vmm/machine_lease.h"
 #include "vmm/machine_migration.h"
 #include "vmm/machine_state.h"
 
-#define GREETING_LIMIT (10 * NSEC_PER_SEC) // for the first connection to say what it is
-#define HELLO_LIMIT    (2 * NSEC_PER_SEC)  // for one that comes during an attempt
-#define FRAME_LIMIT    (60 * NSEC_PER_SEC) // for a whole frame of what comes before READY
-#define SILENCE_LIMIT  (30 * NSEC_PER_SEC) // of the source, before the attempt is given up
-#define DISK_LIMIT     (10 * NSEC_PER_SEC) // for the source's locks to go
+#define DISK_LIMIT (10 * NSEC_PER_SEC) // for the source's locks to go
 // After LOADED was sent. A source is in doubt no sooner than 30 s after LOADED came to it
 // (source.c), so a machine that wasn't started by then never runs behind the back of somebody who
 // resumed it there by force. Longer than a source may take to COMMIT and the disks together.
@@ -36,46 +31,9 @@
 
 enum { POLL_MS = 500, DECISION_POLL_MS = 20 };
 
-// How it ended, for questions. Decided once.
-enum outcome { OUTCOME_OPEN, OUTCOME_STARTED, OUTCOME_NOT_STARTED };
-
-struct migration_target {
-    struct migration_target_params params;
-    int listen_fd; // of this attempt's data connections and questions
-    bool owns_listen_fd;
-    struct channel control;
-    struct migrate_hello hello;
-    struct migrate_description description;
-    int image_fds[2];
-
-    struct machine *machine;
-    struct migration_target_listener listener;
-    struct loop_call *main;
-    pthread_t thread;
-    bool thread_started;
-    atomic_bool ending, finished;
-    uv_loop_t *loop;
-
-    struct channel data[MIGRATE_STREAMS_LIMIT];
-    struct ram_receiver *receiver;
-    pthread_mutex_t
-        send_lock; // guards sending on control: ROUND_DONE comes from a receiver's thread
-    pthread_mutex_t err_lock; // guards ram_err
-    struct error ram_err;
-    bool loaded;       // LOADED may have gone out: the source may come to be in doubt
-    bool source_knows; // that the attempt failed
-    struct arbiter arbiter;
-    bool undecided;       // LOADED went out, and only COMMIT or the arbiter says what follows
-    bool asked;           // meanwhile, by a source that has lost its connection
-    uint64_t answered_ns; // the last question; 0 = none
-    uint64_t start_by_ns; // CLOCK_BOOTTIME
-    enum outcome outcome;
-    struct error err;
-};
-
 // ---- frames on the control connection ----
 
-static int send_frame(struct migration_target *t, uint32_t type, const struct byte_writer *w)
+int target_send(struct migration_target *t, uint32_t type, const struct byte_writer *w)
 {
     pthread_mutex_lock(&t->send_lock);
     int rc = channel_send_frame(&t->control, type, w);
@@ -83,7 +41,7 @@ static int send_frame(struct migration_target *t, uint32_t type, const struct by
     return rc;
 }
 
-static void send_text(struct channel *channel, uint32_t type, const char *text)
+void target_send_text(struct channel *channel, uint32_t type, const char *text)
 {
     struct byte_writer w;
     char cut[MIGRATE_TEXT_LIMIT];
@@ -98,19 +56,19 @@ void migration_target_refuse(struct migration_target *t, const struct error *why
 {
     channel_set_limit(&t->control, NSEC_PER_SEC);
     pthread_mutex_lock(&t->send_lock);
-    send_text(&t->control, MIGRATE_REFUSE, why->message);
+    target_send_text(&t->control, MIGRATE_REFUSE, why->message);
     pthread_mutex_unlock(&t->send_lock);
     t->source_knows = true;
 }
 
-static int source_error(int code, struct error *err)
+int target_source_error(int code, struct error *err)
 {
     if (code == -EMSGSIZE)
         return error_set(err, EPROTO, "the source sent a message that is too long");
     return error_set_errno(err, -code, "talking to the source");
 }
 
-static void pass_failure_point(struct migration_target *t, const char *name)
+void target_pass_failure_point(struct migration_target *t, const char *name)
 {
     enum failure_action action = failure_point(name);
     if (action == FAILURE_GARBAGE) {
@@ -123,214 +81,6 @@ static void pass_failure_point(struct migration_target *t, const char *name)
     channel_shutdown(&t->control);
     for (unsigned i = 0; i < MIGRATE_STREAMS_LIMIT; i++)
         channel_shutdown(&t->data[i]);
-}
-
-// ---- greeting and description ----
-
-// Doesn't tell by the time it takes how much of it is right.
-static bool same_token(const char *wanted, const char *shown)
-{
-    size_t length = strlen(wanted);
-    unsigned char differs = 0;
-    if (strlen(shown) != length)
-        return false;
-    for (size_t i = 0; i < length; i++)
-        differs |= (unsigned char)(wanted[i] ^ shown[i]);
-    return !differs;
-}
-
-// Shakes hands where that is wanted, and reads a connection's HELLO. False (after closing it) when
-// it isn't one that may go on here.
-static bool greet(struct channel *channel, const struct migration_target_params *params,
-                  uint64_t limit_ns, struct migrate_hello *hello)
-{
-    struct byte_writer frame;
-    struct error err = {0};
-    uint32_t type;
-    byte_writer_init(&frame);
-    channel_set_limit(channel, limit_ns);
-    channel_set_deadline(channel, limit_ns);
-    const char *wrong = NULL;
-    char versions[MIGRATE_TEXT_LIMIT];
-    bool readable = !params->tls || channel_secure(channel, params->tls, true, NULL, &err) == 0;
-    if (!readable || channel_receive_frame(channel, MIGRATE_TEXT_LIMIT, &type, &frame) < 0 ||
-        type != MIGRATE_HELLO || !migrate_hello_decode(hello, frame.data, frame.length))
-        wrong = ""; // not one of ours: no answer
-    else if (hello->major != MIGRATE_VERSION_MAJOR) {
-        snprintf(versions, sizeof(versions),
-                 "the source speaks version %u.%u of the migration protocol, this target %u.%u: "
-                 "bring both to the same version of ferry",
-                 hello->major, hello->minor, MIGRATE_VERSION_MAJOR, MIGRATE_VERSION_MINOR);
-        wrong = versions;
-    } else if (params->token[0] && !same_token(params->token, hello->token))
-        wrong = "the token is wrong (see what `ferry receive` printed)";
-    if (err.code)
-        log_warning("receive: a connection was turned away: %s", err.message);
-    if (wrong && wrong[0])
-        send_text(channel, MIGRATE_REFUSE, wrong);
-    if (wrong)
-        channel_close(channel);
-    channel_set_deadline(channel, 0);
-    byte_writer_free(&frame);
-    return !wrong;
-}
-
-static int make_images(struct migration_target *t, struct error *err)
-{
-    for (unsigned i = 0; i < 2; i++) {
-        if (t->description.image_size[i] == 0)
-            continue;
-        t->image_fds[i] = memfd_create(i == 0 ? "kernel" : "initrd", MFD_CLOEXEC);
-        if (t->image_fds[i] < 0 ||
-            ftruncate(t->image_fds[i], (off_t)t->description.image_size[i]) < 0)
-            return error_set_errno(err, errno, "making room for the machine's images");
-    }
-    return 0;
-}
-
-static int take_image(struct migration_target *t, const struct byte_writer *frame, uint64_t *done,
-                      struct error *err)
-{
-    struct byte_reader r;
-    byte_reader_init(&r, frame->data, frame->length);
-    uint8_t which = byte_reader_u8(&r);
-    uint64_t offset = byte_reader_u64(&r);
-    size_t length = byte_reader_left(&r);
-    const uint8_t *bytes = byte_reader_view(&r, length);
-    if (!bytes || length == 0 || which > 1 || offset != done[which] ||
-        length > t->description.image_size[which] - offset)
-        return error_set(err, EPROTO, "the source sent a piece of an image that doesn't fit");
-    if (pwrite(t->image_fds[which], bytes, length, (off_t)offset) != (ssize_t)length)
-        return error_set_errno(err, errno ? errno : EIO, "keeping the machine's images");
-    done[which] += length;
-    return 0;
-}
-
-static int receive_description(struct migration_target *t, struct error *err)
-{
-    struct byte_writer frame;
-    uint32_t type;
-    uint64_t done[2] = {0};
-    byte_writer_init(&frame);
-    channel_set_deadline(&t->control, FRAME_LIMIT);
-    int rc = channel_receive_frame(&t->control, MIGRATE_DESCRIPTION_LIMIT, &type, &frame);
-    if (rc < 0)
-        rc = source_error(rc, err);
-    else if (type != MIGRATE_DESCRIBE)
-        rc = error_set(err, EPROTO, "the source sent %s where DESCRIBE was due",
-                       migrate_frame_name(type));
-    else
-        rc = migrate_description_decode(&t->description, frame.data, frame.length, err);
-    if (rc == 0)
-        rc = make_images(t, err);
-    while (rc == 0 &&
-           (done[0] < t->description.image_size[0] || done[1] < t->description.image_size[1])) {
-        channel_set_deadline(&t->control, FRAME_LIMIT);
-        rc = channel_receive_frame(&t->control, MIGRATE_IMAGE_CHUNK + 9, &type, &frame);
-        if (rc < 0)
-            rc = source_error(rc, err);
-        else if (type != MIGRATE_IMAGE)
-            rc = error_set(err, EPROTO, "the source sent %s where IMAGE was due",
-                           migrate_frame_name(type));
-        else
-            rc = take_image(t, &frame, done, err);
-    }
-    channel_set_deadline(&t->control, 0);
-    channel_set_limit(&t->control, SILENCE_LIMIT);
-    byte_writer_free(&frame);
-    return rc;
-}
-
-static struct migration_target *new_target(int listen_fd,
-                                           const struct migration_target_params *params)
-{
-    struct migration_target *t = calloc(1, sizeof(*t));
-    if (!t)
-        return NULL;
-    t->params = *params;
-    t->listen_fd = listen_fd;
-    t->control.fd = t->image_fds[0] = t->image_fds[1] = -1;
-    for (unsigned i = 0; i < MIGRATE_STREAMS_LIMIT; i++)
-        t->data[i].fd = -1;
-    pthread_mutex_init(&t->send_lock, NULL);
-    pthread_mutex_init(&t->err_lock, NULL);
-    arbiter_init(&t->arbiter);
-    return t;
-}
-
-// A question about an attempt that this process knows nothing of. Not NOT_STARTED: another process
-// may have listened here before, and run the machine now.
-static void answer_stranger(struct channel *channel)
-{
-    send_text(channel, MIGRATE_REFUSE, "this target knows nothing of it");
-    channel_close(channel);
-}
-
-// The control connection is there: its greeting was read.
-static int take_control(struct migration_target *t, struct error *err)
-{
-    struct byte_writer w;
-    byte_writer_init(&w);
-    byte_writer_u16(&w, MIGRATE_VERSION_MAJOR);
-    byte_writer_u16(&w, MIGRATE_VERSION_MINOR);
-    channel_set_limit(&t->control, SILENCE_LIMIT);
-    int rc = send_frame(t, MIGRATE_WELCOME, &w);
-    pass_failure_point(t, "target-accepting");
-    byte_writer_free(&w);
-    rc = rc < 0 ? source_error(rc, err) : receive_description(t, err);
-    if (rc == 0 && t->params.own_port) {
-        channel_address_set_port(&t->params.listen, 0);
-        t->listen_fd = channel_listen(&t->params.listen, err);
-        t->owns_listen_fd = t->listen_fd >= 0;
-        rc = t->listen_fd < 0 ? t->listen_fd : 0;
-    }
-    if (rc < 0)
-        migration_target_refuse(t, err);
-    return rc;
-}
-
-int migration_target_take(struct migration_target **target, int listen_fd, int control_fd,
-                          const struct migration_target_params *params, struct error *err)
-{
-    struct migration_target *t = new_target(listen_fd, params);
-    if (!t) {
-        close(control_fd);
-        return error_set_errno(err, ENOMEM, "taking a machine in");
-    }
-    channel_adopt(&t->control, control_fd);
-    int rc = 0;
-    if (!greet(&t->control, params, GREETING_LIMIT, &t->hello)) {
-        rc = error_set(err, EAGAIN, "a connection that is no migration's was turned away");
-    } else if (t->hello.role != MIGRATE_ROLE_CONTROL) {
-        if (t->hello.role == MIGRATE_ROLE_QUERY)
-            answer_stranger(&t->control);
-        rc = error_set(err, EAGAIN, "a connection that begins no migration was turned away");
-    } else {
-        rc = take_control(t, err);
-    }
-    if (rc < 0)
-        migration_target_free(t);
-    else
-        *target = t;
-    return rc;
-}
-
-int migration_target_accept(struct migration_target **target, int listen_fd,
-                            const struct migration_target_params *params, struct error *err)
-{
-    for (;;) {
-        int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
-        if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
-            continue;
-        if (fd < 0)
-            return error_set_errno(err, errno, "waiting for a source");
-        int rc = migration_target_take(target, listen_fd, fd, params, err);
-        if (rc == 0)
-            (*target)->owns_listen_fd = true;
-        if (rc != -EAGAIN)
-            return rc;
-        log_warning("receive: %s", err->message);
-    }
 }
 
 struct machine_config *migration_target_config(struct migration_target *t)
@@ -362,14 +112,14 @@ static void accept_one(struct migration_target *t)
     if (fd < 0)
         return;
     channel_adopt(&fresh, fd);
-    if (!greet(&fresh, &t->params, HELLO_LIMIT, &hello))
+    if (!target_greet(&fresh, &t->params, HELLO_LIMIT, &hello))
         return;
     bool ours = memcmp(hello.id, t->hello.id, sizeof(hello.id)) == 0;
     if (hello.role == MIGRATE_ROLE_QUERY && !ours) {
-        answer_stranger(&fresh);
+        target_answer_stranger(&fresh);
     } else if (hello.role == MIGRATE_ROLE_QUERY && t->undecided) {
         // It will ask again. The arbiter gave this side the machine, or it would not ask at all.
-        send_text(&fresh, MIGRATE_REFUSE, "this is not decided yet");
+        target_send_text(&fresh, MIGRATE_REFUSE, "this is not decided yet");
         t->asked = true;
         channel_close(&fresh);
     } else if (hello.role == MIGRATE_ROLE_QUERY) {
@@ -379,8 +129,9 @@ static void accept_one(struct migration_target *t)
         if (t->outcome == OUTCOME_STARTED)
             channel_send_frame(&fresh, MIGRATE_STARTED, NULL);
         else
-            send_text(&fresh, MIGRATE_NOT_STARTED,
-                      t->err.message[0] ? t->err.message : "the link was lost before COMMIT came");
+            target_send_text(&fresh, MIGRATE_NOT_STARTED,
+                             t->err.message[0] ? t->err.message
+                                               : "the link was lost before COMMIT came");
         t->answered_ns = clock_monotonic_ns();
         channel_close(&fresh);
     } else if (hello.role == MIGRATE_ROLE_DATA && ours && hello.index < t->description.streams &&
@@ -389,7 +140,7 @@ static void accept_one(struct migration_target *t)
         t->data[hello.index] = fresh;
     } else {
         if (hello.role == MIGRATE_ROLE_CONTROL)
-            send_text(&fresh, MIGRATE_REFUSE, "another machine is being received here");
+            target_send_text(&fresh, MIGRATE_REFUSE, "another machine is being received here");
         channel_close(&fresh);
     }
 }
@@ -449,8 +200,8 @@ static void on_round_done(void *opaque, uint32_t round)
     bytes_put_u32(number, round);
     byte_writer_init_fixed(&w, number, sizeof(number));
     w.length = sizeof(number);
-    pass_failure_point(t, "target-round");
-    send_frame(t, MIGRATE_ROUND_DONE, &w); // a failure shows on the control connection itself
+    target_pass_failure_point(t, "target-round");
+    target_send(t, MIGRATE_ROUND_DONE, &w); // a failure shows on the control connection itself
 }
 
 static void on_ram_failed(void *opaque, const struct error *err)
@@ -508,7 +259,7 @@ static int expect(struct migration_target *t, uint32_t wanted, size_t limit,
         return rc;
     rc = channel_receive_frame(&t->control, limit, &type, frame);
     if (rc < 0)
-        return source_error(rc, err);
+        return target_source_error(rc, err);
     if (type == wanted)
         return 0;
     if (type != MIGRATE_ABORT)
@@ -578,7 +329,7 @@ static int start_machine(struct migration_target *t, bool running, struct error 
         struct timespec pause = {.tv_nsec = 20 * (long)NSEC_PER_MSEC};
         nanosleep(&pause, NULL);
     }
-    pass_failure_point(t, "target-locked");
+    target_pass_failure_point(t, "target-locked");
     loop_call(t->main, start_on_main, &call);
     return call.result;
 }
@@ -684,7 +435,7 @@ static int receive(struct migration_target *t, bool *running, struct error *err)
     if (rc == 0 && ram_receiver_round(t->receiver) != bytes_get_u32(frame.data))
         rc = error_set(err, EPROTO, "the machine's state came before the end of its RAM");
     if (rc == 0) {
-        pass_failure_point(t, "target-state");
+        target_pass_failure_point(t, "target-state");
         *running = frame.data[4] != 0;
         loop_call(t->main, load_on_main, &call);
         rc = call.result;
@@ -699,34 +450,34 @@ static int run(struct migration_target *t, struct error *err)
     bool running = false;
     byte_writer_init(&frame);
     byte_writer_u16(&frame, channel_address_port(&t->params.listen));
-    pass_failure_point(t, "target-building");
-    int rc = send_frame(t, MIGRATE_READY, &frame);
+    target_pass_failure_point(t, "target-building");
+    int rc = target_send(t, MIGRATE_READY, &frame);
     if (rc < 0)
-        rc = source_error(rc, err);
+        rc = target_source_error(rc, err);
     else
         rc = receive(t, &running, err);
     if (rc == 0) {
-        pass_failure_point(t, "target-before-loaded");
+        target_pass_failure_point(t, "target-before-loaded");
         t->loaded = true;
         t->start_by_ns = clock_boottime_ns() + START_LIMIT;
-        rc = send_frame(t, MIGRATE_LOADED, NULL);
+        rc = target_send(t, MIGRATE_LOADED, NULL);
         if (rc < 0)
-            rc = source_error(rc, err);
-        pass_failure_point(t, "target-loaded");
+            rc = target_source_error(rc, err);
+        target_pass_failure_point(t, "target-loaded");
         if (rc == 0 || t->arbiter.present) // LOADED may have come to it all the same
             rc = await_commit(t, err);
     }
     byte_writer_free(&frame);
     if (rc < 0)
         return rc;
-    pass_failure_point(t, "target-before-start");
+    target_pass_failure_point(t, "target-before-start");
     rc = start_machine(t, running, err);
     if (rc < 0)
         return rc;
     t->outcome = OUTCOME_STARTED;
-    pass_failure_point(t, "target-after-start");
+    target_pass_failure_point(t, "target-after-start");
     channel_send_frame(&t->control, MIGRATE_STARTED, NULL); // lost: the source asks
-    pass_failure_point(t, "target-started");
+    target_pass_failure_point(t, "target-started");
     return 0;
 }
 
@@ -794,8 +545,8 @@ static void *target_main(void *opaque)
         if (!t->source_knows) {
             pthread_mutex_lock(&t->send_lock);
             channel_set_limit(&t->control, NSEC_PER_SEC);
-            send_text(&t->control, t->loaded ? MIGRATE_NOT_STARTED : MIGRATE_REFUSE,
-                      t->err.message);
+            target_send_text(&t->control, t->loaded ? MIGRATE_NOT_STARTED : MIGRATE_REFUSE,
+                             t->err.message);
             pthread_mutex_unlock(&t->send_lock);
         }
         log_error("receive: %s", t->err.message);
