@@ -83,7 +83,7 @@ static bool has_phase(const json_t *status, const char *phase)
 static void print_progress(const json_t *status, bool terminal)
 {
     static char last[64];
-    char mark[64], sent[32], left[32], rate[32], dirty[32], line[256];
+    char mark[64], sent[32], left[32], rate[32], dirty[32], time[32] = "", line[256];
     uint64_t bandwidth = output_number_of(status, "bytes_per_second");
     uint64_t remaining = output_number_of(status, "remaining_bytes");
     snprintf(mark, sizeof(mark), "%s %" PRIu64, output_text_of(status, "phase"),
@@ -91,13 +91,15 @@ static void print_progress(const json_t *status, bool terminal)
     if (!terminal && strcmp(mark, last) == 0)
         return;
     snprintf(last, sizeof(last), "%s", mark);
+    if (bandwidth && remaining)
+        snprintf(time, sizeof(time), " (%" PRIu64 " s)", (remaining + bandwidth - 1) / bandwidth);
     snprintf(
         line, sizeof(line),
-        "%-10s round %-3" PRIu64 " sent %s, left %s, %s/s, guest writes %s/s, downtime %" PRIu64
+        "%-10s round %-3" PRIu64 " sent %s, left %s%s, %s/s, guest writes %s/s, downtime %" PRIu64
         " ms",
         output_text_of(status, "phase"), output_number_of(status, "round"),
         units_format_size(output_number_of(status, "bytes"), sent, sizeof(sent)),
-        units_format_size(remaining, left, sizeof(left)),
+        units_format_size(remaining, left, sizeof(left)), time,
         units_format_size(bandwidth, rate, sizeof(rate)),
         units_format_size(output_number_of(status, "dirty_bytes_per_second"), dirty, sizeof(dirty)),
         output_number_of(status, "expected_downtime_us") / 1000);

@@ -390,11 +390,14 @@ int ram_sender_start(struct ram_sender **sender, const struct guest_memory *memo
 
 struct ram_sender_totals ram_sender_totals(const struct ram_sender *s)
 {
+    uint64_t claimed = atomic_load(&s->next_piece); // beyond the last one at the end
+    uint64_t pieces = claimed < s->piece_count ? s->piece_count - claimed : 0;
     return (struct ram_sender_totals){
         .bytes = atomic_load(&s->bytes),
         .pages = atomic_load(&s->page_total),
         .zero_pages = atomic_load(&s->zero_total),
         .skipped = atomic_load(&s->skipped),
+        .left = pieces * PIECE_PAGES * GUEST_PAGE_SIZE,
     };
 }
 

@@ -22,6 +22,7 @@ struct ram_sender_totals {
     uint64_t pages;      // sent with their contents
     uint64_t zero_pages; // sent as zero
     uint64_t skipped;    // neither
+    uint64_t left; // of the round under way, in bytes of RAM: at most so much is still to come
 };
 
 // `channels` (connected) outlive the sender. `bandwidth` caps all of them together, bytes a second;

@@ -88,6 +88,7 @@ static int start_log(struct migration_source *s, struct error *err)
         return rc;
     pthread_mutex_lock(&s->lock);
     s->sender = sender; // a cancel finds it from here on; one before cut the connections
+    s->rounds_ns = clock_monotonic_ns();
     pthread_mutex_unlock(&s->lock);
     return 0;
 }
@@ -530,16 +531,22 @@ json_t *migration_source_status(struct migration_source *s)
     if (s->sender)
         totals = ram_sender_totals(s->sender);
     uint64_t end = s->ended_ns ? s->ended_ns : clock_monotonic_ns();
-    json_t *status =
-        json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "phase",
-                  phase_names[s->phase], "target", s->params.target.text, "round", (int)s->round,
-                  "elapsed_ms", (json_int_t)((end - s->started_ns) / NSEC_PER_MSEC), "bytes",
-                  (json_int_t)totals.bytes, "pages", (json_int_t)totals.pages, "zero_pages",
-                  (json_int_t)totals.zero_pages, "remaining_bytes", (json_int_t)s->remaining,
-                  "bytes_per_second", (json_int_t)s->bandwidth, "dirty_bytes_per_second",
-                  (json_int_t)s->dirty_rate, "expected_downtime_us",
-                  (json_int_t)(s->convergence.expected_downtime_ns / NSEC_PER_USEC), "downtime_us",
-                  (json_int_t)(s->downtime_ns / NSEC_PER_USEC), "throttle", (int)s->throttle);
+    uint64_t remaining = s->remaining, bandwidth = s->bandwidth;
+    // Nothing was measured over a whole round yet, and the first is the longest.
+    if (s->phase == PHASE_ROUNDS && bandwidth == 0 && s->sender) {
+        remaining = totals.left;
+        bandwidth =
+            (uint64_t)((unsigned __int128)totals.bytes * NSEC_PER_SEC / ((end - s->rounds_ns) | 1));
+    }
+    json_t *status = json_pack(
+        "{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "phase",
+        phase_names[s->phase], "target", s->params.target.text, "round", (int)s->round,
+        "elapsed_ms", (json_int_t)((end - s->started_ns) / NSEC_PER_MSEC), "bytes",
+        (json_int_t)totals.bytes, "pages", (json_int_t)totals.pages, "zero_pages",
+        (json_int_t)totals.zero_pages, "remaining_bytes", (json_int_t)remaining, "bytes_per_second",
+        (json_int_t)bandwidth, "dirty_bytes_per_second", (json_int_t)s->dirty_rate,
+        "expected_downtime_us", (json_int_t)(s->convergence.expected_downtime_ns / NSEC_PER_USEC),
+        "downtime_us", (json_int_t)(s->downtime_ns / NSEC_PER_USEC), "throttle", (int)s->throttle);
     if (status)
         json_object_set_new(status, "breaks_connections_of",
                             broken_networks(machine_config(s->machine)));

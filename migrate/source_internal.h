@@ -70,7 +70,7 @@ struct migration_source {
     enum phase phase;
     atomic_bool cancelled; // written under the lock
     bool timed_out;
-    uint64_t started_ns, ended_ns, frozen_ns, downtime_ns;
+    uint64_t started_ns, rounds_ns, ended_ns, frozen_ns, downtime_ns;
     uint64_t loaded_ns; // LOADED came; CLOCK_BOOTTIME, as the target's limit
     uint64_t remaining, bandwidth, dirty_rate;
     unsigned throttle;

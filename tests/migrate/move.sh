@@ -84,6 +84,8 @@ check "and goes on there" moves_on b p
 receive a
 at b ferry migrate p "$place" --detach --bandwidth 64K >/dev/null 2>&1
 check "it has begun" await phase_is b p rounds
+tells_the_rest() { at b ferry migrate p --status --format json | jq -e '.remaining_bytes > 0 and .bytes_per_second > 0'; }
+check "how much is left, and how fast it goes, is told in the first round too" await tells_the_rest
 says "only one migration at a time" 1 "*under way*" at b ferry migrate p "$place"
 says "no reset meanwhile" 1 "*migration*" at b ferry reset p
 check "cancel" at b ferry migrate p --cancel
