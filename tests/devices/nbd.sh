@@ -1,6 +1,6 @@
 #!/bin/sh
 # needs: kvm
-# Disks of an NBD server (nbdkit): used, lost, back again, plugged in, moved.
+# Disks of NBD servers (nbdkit, qemu-nbd): used, lost, back again, plugged in, moved.
 . "$(dirname "$0")/../cli/lib.sh"
 
 if ! command -v nbdkit >/dev/null; then
@@ -100,4 +100,21 @@ check "and uses its disk there" await loops "$work/other" 1
 no_errors() { ! grep 'result=fail' "$work/other/mover/console.log"; }
 check "which has what was written here and there" no_errors
 ferry kill --runtime-dir "$work/other" mover >/dev/null
+end_server
+
+if command -v qemu-nbd >/dev/null && command -v qemu-img >/dev/null; then
+    qemu-img create -q -f qcow2 "$work/image.qcow2" 32M
+    rm -f "$work/nbd"
+    check "QEMU's server with a qcow2 image" \
+        qemu-nbd --fork --persistent --pid-file "$work/nbd.pid" --socket "$work/nbd" --format qcow2 "$work/image.qcow2"
+    check "a machine with that" run qcow2 "blk exit=none" --disk "$disk"
+    check "what it writes it reads again" await passed qcow2 1
+    ferry kill qcow2 >/dev/null
+    end_server
+    check "and it is in the image" qemu-img check -q "$work/image.qcow2"
+    written() { [ "$(stat -c %s "$work/image.qcow2")" -gt 4000000 ]; }
+    check "which has grown" written
+else
+    skip "QEMU's server" "qemu-nbd isn't there (scripts/setup test)"
+fi
 exit $((failures > 0))
