@@ -263,7 +263,8 @@ void cpu_control_sample(struct cpu_control *c)
     pthread_mutex_unlock(&c->lock);
 }
 
-// Those that wrote at least half as much as the average since the last sample.
+// Those that wrote at least half as much as the average since the last sample. Who is slowed a lot
+// writes too little to be told from the others: then it's those of before.
 static uint64_t busiest_writers(struct cpu_control *c)
 {
     enum { FAULTS_THAT_TELL = 256 };
@@ -271,14 +272,13 @@ static uint64_t busiest_writers(struct cpu_control *c)
     take_sample(c, now);
     for (unsigned i = 0; i < c->vcpus->count; i++)
         total += now[i] - c->samples[i];
-    uint64_t former[CPU_SETTINGS_VCPUS];
-    memcpy(former, c->samples, sizeof(former));
-    memcpy(c->samples, now, sizeof(now));
     if (total < FAULTS_THAT_TELL)
-        return UINT64_MAX; // nothing to tell them apart by: all
+        return c->writers ? c->writers : UINT64_MAX;
     for (unsigned i = 0; i < c->vcpus->count; i++)
-        if ((now[i] - former[i]) * 2 * c->vcpus->count >= total)
+        if ((now[i] - c->samples[i]) * 2 * c->vcpus->count >= total)
             chosen |= UINT64_C(1) << i;
+    memcpy(c->samples, now, sizeof(now));
+    c->writers = chosen;
     return chosen;
 }
 
@@ -289,6 +289,8 @@ void cpu_control_throttle(struct cpu_control *c, unsigned thousandths)
     pthread_mutex_lock(&c->lock);
     c->throttled = thousandths;
     uint64_t vcpus = thousandths ? busiest_writers(c) : 0;
+    if (!thousandths)
+        c->writers = 0;
     if (!c->slicer && thousandths)
         rc = make_slicer(c, -1, &err);
     if (rc == 0 && c->slicer)

@@ -24,6 +24,7 @@ struct cpu_control {
     struct slicer *slicer;
     unsigned throttled;                   // thousandths that a move takes
     uint64_t samples[CPU_SETTINGS_VCPUS]; // how much each had written, when sampled
+    uint64_t writers;                     // those that it takes it from, a bit each; 0 = not known
 };
 
 // What is opened or made by name for the settings, before the process is shut in.

@@ -1,6 +1,6 @@
 // dirty: writes to memory at a rate, to load a migration: rate= MB/s (10^6 bytes; 0: no limit),
 // size= working set, order=sequential or random, bytes= written in each page (8), report= seconds
-// between lines.
+// between lines. writers=N: only so many vCPUs write (all), the others count.
 #include "guest/lib/arithmetic.h"
 #include "guest/lib/console.h"
 #include "guest/lib/cpu.h"
@@ -40,9 +40,20 @@ static void writers_report(uint64_t *last_pages, uint64_t *last, uint64_t now, u
     *last = now;
 }
 
+static void counter_job(const struct writer *counter)
+{
+    volatile uint64_t count = 0;
+    while (!counter->end || time_tsc() < counter->end)
+        count++;
+}
+
 static void writer_job(void *argument)
 {
     struct writer *writer = argument;
+    if (this_cpu()->index >= writer_count) {
+        counter_job(writer);
+        return;
+    }
     bool reports = this_cpu()->index == 0;
     uint64_t interval = time_ns_to_tsc(option_number("report", 1) * 1000000000);
     uint64_t start = time_tsc(), last = start, last_pages = 0;
@@ -71,16 +82,17 @@ bool test_dirty(void)
 {
     unsigned cpus = cpu_start_all();
     struct range range;
-    if (!range_take(&range, 64ul << 20) || range.pages < cpus)
+    writer_count = (unsigned)option_number("writers", cpus);
+    if (!writer_count || writer_count > cpus || !range_take(&range, 64ul << 20) ||
+        range.pages < writer_count)
         return false;
     uint64_t seconds = option_number("seconds", 10), bytes = option_number("bytes", 8);
-    writer_count = cpus;
     uint64_t start = time_tsc();
     uint64_t end = seconds ? start + time_ns_to_tsc(seconds * 1000000000) : 0;
     for (unsigned i = 0; i < cpus; i++)
         writers[i] = (struct writer){
-            .part = range_part(&range, i, cpus),
-            .rate = option_number("rate", 0) * 1000000 / cpus,
+            .part = range_part(&range, i < writer_count ? i : 0, writer_count),
+            .rate = option_number("rate", 0) * 1000000 / writer_count,
             .bytes_a_page = bytes < 8            ? 8
                             : bytes > PAGE_BYTES ? PAGE_BYTES
                                                  : bytes,
