@@ -9,14 +9,14 @@ if [ "${TEST_PLACE:-native}" = lab ]; then
     exit
 fi
 
-# withheld N: ns that were withheld from vCPU N.
-withheld() { at a ferry stats w --format json | jq ".vcpus[$1].withheld_ns"; }
-is_held() { [ "$(withheld 0)" -ge 500000000 ]; }
+# withheld N: ns that were withheld from vCPU N, when it was last looked.
+withheld() { jq ".vcpus[$1].withheld_ns" "$work/stats"; }
+is_held() { at a ferry stats w --format json >"$work/stats" && [ "$(withheld 0)" -ge 200000000 ]; }
 writer() { at a run w "dirty size=2M rate=0 seconds=0 writers=1" --memory 64M --cpus 3 >/dev/null && await grep -q 'dirty ms=' "$work/a/w/console.log"; }
 
 check "one vCPU that writes, and two that don't" writer
 receive b
-# So short a switch that it never comes, however much the writer is slowed.
+# The switch is too short for a writer that runs at all.
 at a ferry migrate w "$place" --bandwidth 1M --downtime 1ms --throttle 99 --timeout 10m --detach >/dev/null
 check "the one is slowed" await is_held
 for i in 1 2; do
@@ -27,6 +27,5 @@ for i in 1 2; do
         not_ok "vCPU $i isn't" "$others ns were withheld from it, $written ns from the writer"
     fi
 done
-check "cancel" at a ferry migrate w --cancel
 at a ferry kill w >/dev/null
 finish

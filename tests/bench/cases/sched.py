@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 
-from harness import FERRY, GUEST, Case, Metric, Unavailable
+from harness import FERRY, GUEST, Case, Guest, Metric, Unavailable
 
 WINDOW, STEP = 8.0, 0.25  # seconds
 WEIGHTS = {"w1": 100, "w2": 200, "w4": 400}
@@ -235,6 +235,37 @@ def write(path, value):
         file.write(str(value))
 
 
+def work_by_cpu_time(guests):
+    loops = seconds = 0
+    for guest in guests:
+        guest.finish()
+        loops += int(re.search(rb"test=spin .*loops=(\d+)", guest.output)[1])
+        seconds += guest.usage.ru_utime + guest.usage.ru_stime
+    return loops / seconds
+
+
+def measure_cost(backend):
+    """Work by CPU time of two machines of a backend on one CPU, beside two others on another CPU that nobody controls, so
+    that what the host does to the speed of its CPUs meets both; then with the CPUs changed."""
+    asked = [] if backend == "none" else ["--cpu-backend", backend, "--cpu-weight", "100"]
+    ratios = []
+    with Host(backend) as host:
+        for place, other in (("0", "1"), ("1", "0")):
+            def run(name, cpu, *options):
+                return Guest(["/usr/bin/env", f"FERRY_RUNTIME_DIR={host.folder}", "taskset", "-c", cpu, FERRY, "run", name,
+                              "--kernel", GUEST, "--memory", "32M", "--debug-exit", "--append",
+                              f"test=spin seconds={WINDOW:.0f} exit=debug", *options])
+
+            controlled = [run(f"controlled{i}", place, *asked) for i in range(2)]
+            free = [run(f"free{i}", other) for i in range(2)]
+            try:
+                ratios.append(work_by_cpu_time(controlled) / work_by_cpu_time(free))
+            finally:
+                for guest in controlled + free:
+                    guest.kill()
+    return {"cost": (1 - (ratios[0] * ratios[1]) ** 0.5) * 100}
+
+
 def begin():
     try:
         os.makedirs(GROUP, exist_ok=True)
@@ -282,6 +313,8 @@ CASES = [
          measure_machines(8), 3),
     case("sched-machines-32", "32 machines on two CPUs: weights 1:2:4, every fourth a sleeper", ERROR + WAKES + COST,
          measure_machines(32), 3),
+    case("sched-cost", "Work by CPU time that control costs two machines on one CPU",
+         [Metric("cost", "%", goal=1)], measure_cost, 5),
     case("sched-changes", "Weights 1:2:4 on one CPU while machines come, are paused, stopped and killed", ERROR,
          measure_changes, 3),
     case("sched-caps", "Caps of 25, 50 and 150 % of one machine alone: error of what it used",
