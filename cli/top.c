@@ -186,9 +186,15 @@ static int compare_machines(const void *a, const void *b, void *key)
 
 // ---- printing ----
 
-static void print_row(const struct row *row, const char *end)
+// What a table may take: a line that is wider would go on in the next one and push others out.
+struct page {
+    unsigned lines, columns;
+    const char *end; // of a line
+};
+
+static void print_row(const struct row *row, const struct page *page)
 {
-    char name[NAME_LIMIT + 8], want[16] = "-", wait[24] = "-";
+    char name[NAME_LIMIT + 8], want[16] = "-", wait[24] = "-", line[160];
     if (row->vcpu >= 0)
         snprintf(name, sizeof(name), "  vcpu%d", row->vcpu);
     else
@@ -197,30 +203,33 @@ static void print_row(const struct row *row, const char *end)
         snprintf(want, sizeof(want), "%.1f", row->share / 10.0);
     if (row->wake_p99_us)
         snprintf(wait, sizeof(wait), "%llu", (unsigned long long)row->wake_p99_us);
-    printf("%-24s %-8s %-8s %7.1f %7s %7.1f %9.0f %9s%s", name, row->vcpu < 0 ? row->state : "",
-           row->vcpu < 0 ? row->backend : "", row->cpu, want, row->stolen, row->exits_a_second,
-           wait, end);
+    snprintf(line, sizeof(line), "%-24s %-8s %-8s %7.1f %7s %7.1f %9.0f %9s", name,
+             row->vcpu < 0 ? row->state : "", row->vcpu < 0 ? row->backend : "", row->cpu, want,
+             row->stolen, row->exits_a_second, wait);
+    printf("%.*s%s", (int)page->columns, line, page->end);
 }
 
-static void print_table(const struct look *look, int sort, bool with_vcpus, unsigned lines,
-                        const char *end)
+static void print_table(const struct look *look, int sort, bool with_vcpus, const struct page *page)
 {
     const struct row **machines = calloc(look->count + 1, sizeof(machines[0]));
     size_t count = 0;
-    printf("%-24s %-8s %-8s %7s %7s %7s %9s %9s%s", "NAME", "STATE", "BACKEND", "CPU%", "WANTED%",
-           "STOLEN%", "EXITS/S", "WAKE99US", end);
+    char head[160];
+    snprintf(head, sizeof(head), "%-24s %-8s %-8s %7s %7s %7s %9s %9s", "NAME", "STATE", "BACKEND",
+             "CPU%", "WANTED%", "STOLEN%", "EXITS/S", "WAKE99US");
+    printf("%.*s%s", (int)page->columns, head, page->end);
     for (size_t i = 0; machines && i < look->count; i++)
         if (look->rows[i].vcpu < 0)
             machines[count++] = &look->rows[i];
     if (count)
         qsort_r(machines, count, sizeof(machines[0]), compare_machines, &sort);
     unsigned printed = 1;
-    for (size_t i = 0; i < count && printed < lines; i++) {
+    for (size_t i = 0; i < count && printed < page->lines; i++) {
         const struct row *row = machines[i];
         do {
-            print_row(row++, end);
+            print_row(row++, page);
             printed++;
-        } while (with_vcpus && printed < lines && row < look->rows + look->count && row->vcpu >= 0);
+        } while (with_vcpus && printed < page->lines && row < look->rows + look->count &&
+                 row->vcpu >= 0);
     }
     free(machines);
     fflush(stdout);
@@ -246,10 +255,14 @@ static void print_json(const struct look *look)
 
 // ---- live ----
 
-static unsigned screen_lines(void)
+// The terminal's, without its last line, where the cursor stays.
+static struct page screen(void)
 {
     struct winsize size;
-    return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 2 ? size.ws_row - 1u : 23;
+    struct page page = {.lines = 23, .columns = 80, .end = "\r\n"};
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row && size.ws_col)
+        page = (struct page){size.ws_row > 1 ? size.ws_row - 1u : 1, size.ws_col, "\r\n"};
+    return page;
 }
 
 // Waits for a key or the next look. False to end.
@@ -290,8 +303,9 @@ static int run_live(const struct runtime_dir *dir, struct top_options *o, struct
         if (r)
             break;
         compare(now, &looks[turn ^ 1]);
+        struct page page = screen();
         printf("\033[H\033[J");
-        print_table(now, o->sort, with_vcpus, screen_lines(), "\r\n");
+        print_table(now, o->sort, with_vcpus, &page);
         if (!serve_keys(o, &with_vcpus))
             break;
     }
@@ -315,7 +329,7 @@ static int run_once(const struct runtime_dir *dir, const struct top_options *o, 
         if (o->common.format == OUTPUT_JSON)
             print_json(&now);
         else
-            print_table(&now, o->sort, true, UINT32_MAX, "\n");
+            print_table(&now, o->sort, true, &(struct page){UINT32_MAX, INT16_MAX, "\n"});
     }
     free(before.rows);
     free(now.rows);

@@ -74,4 +74,20 @@ shows 'status=0' && ok "q leaves it" || not_ok "q leaves it" "$(cat "$out")"
 restored console
 end_terminal
 check "the machine runs on" is_state c running
+
+# ---- top on a small terminal ----
+# What top has drawn, a line each, without its escape sequences.
+drawn() { tr -d '\r' <"$out" | sed 's/\o33\[[HJ]//g; s/\o33.*//'; }
+no_wide_line() { ! drawn | grep -E '^.{61,}$'; }
+script top "ferry top --interval 200ms"
+sed -i '1i stty cols 60 rows 4' "$work/top.sh"
+on_terminal top
+shows vcpu0 && ok "top on a small terminal" || not_ok "top on a small terminal" "$(cat "$out")"
+check "draws no line that is wider" no_wide_line
+type_keys v
+check "v folds vCPUs" await sh -c "tail -c 150 '$out' | tr -d '\r' | grep -q '^c  ' && ! tail -c 150 '$out' | grep -q vcpu"
+type_keys q
+shows 'status=0' && ok "q ends it" || not_ok "q ends it" "$(cat "$out")"
+restored top
+end_terminal
 finish
