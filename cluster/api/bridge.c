@@ -224,9 +224,9 @@ static void finish(struct bridge *bridge)
         return;
     }
     if (bridge->last++ == 0) {
-        connection_pause(bridge->connection, false);
-        if (bridge->connection)
-            connection_shut(bridge->connection);
+        struct connection *connection = bridge->connection;
+        connection_shut(connection);
+        connection_pause(connection, false); // to see that the other side has closed it
     }
 }
 
@@ -248,9 +248,10 @@ static void look(uv_timer_t *timer)
     if (!bridge->connection)
         return; // until the descriptor has taken the rest
     if (bridge->paused && uv_stream_get_write_queue_size((uv_stream_t *)&bridge->pipe) < LOW) {
+        struct connection *connection = bridge->connection;
         bridge->paused = false;
-        connection_pause(bridge->connection, false);
-        if (bridge->ending || !bridge->connection)
+        connection_pause(connection, false);
+        if (bridge->ending || bridge->connection != connection)
             return;
     }
     bool over = bridge->half || bridge->finishing;

@@ -168,8 +168,8 @@ static void look(uv_timer_t *timer)
     struct remote *remote = timer->data;
     struct remote_client *client, *next;
     streams_look(&remote->streams);
-    LIST_FOREACH_SAFE(client, &remote->clients, link, next)
-    {
+    for (client = LIST_FIRST(&remote->clients); client; client = next) {
+        next = LIST_NEXT(client, link);
         const char *fault = remote->fault(remote->context, &client->subject);
         if (fault) {
             log_info("%s: cut off: its certificate isn't accepted any more: %s", client->name,
@@ -195,6 +195,8 @@ void remote_stop(struct remote *remote)
     remote->started = false;
     uv_close((uv_handle_t *)&remote->timer, NULL);
     streams_stop(&remote->streams);
-    LIST_FOREACH_SAFE(client, &remote->clients, link, next)
-    bridge_end(client->bridge, "ferryd stops");
+    for (client = LIST_FIRST(&remote->clients); client; client = next) {
+        next = LIST_NEXT(client, link);
+        bridge_end(client->bridge, "ferryd stops");
+    }
 }

@@ -374,8 +374,8 @@ void streams_look(struct streams *streams)
 {
     struct stream *stream, *next;
     uint64_t now = clock_monotonic_ns();
-    LIST_FOREACH_SAFE(stream, &streams->all, link, next)
-    {
+    for (stream = LIST_FIRST(&streams->all); stream; stream = next) {
+        next = LIST_NEXT(stream, link);
         const char *fault = NULL;
         if (!stream->dialled && (stream->connection || stream->bridge))
             fault = streams->fault(streams->context, &stream->subject);
@@ -389,8 +389,8 @@ void streams_look(struct streams *streams)
 void streams_stop(struct streams *streams)
 {
     struct stream *stream, *next;
-    LIST_FOREACH_SAFE(stream, &streams->all, link, next)
-    {
+    for (stream = LIST_FIRST(&streams->all); stream; stream = next) {
+        next = LIST_NEXT(stream, link);
         if (stream->connection || stream->bridge)
             end(stream, "failed", "ferryd stops");
         else if (stream->has_process)
