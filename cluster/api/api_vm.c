@@ -35,10 +35,11 @@ const char *api_machine_state(const struct record_view *view, const struct machi
         return "deleting";
     if (record_view_owner_is_over(view, owner))
         return "lost";
+    if (owner->stage == OWNER_NONE && entry->machine.value.machine.wish == WISH_RUNNING)
+        return "pending";
+    // Nobody's: what a host that is lost said last doesn't count any more.
     if (owner->stage == OWNER_NONE)
-        return entry->machine.value.machine.wish == WISH_RUNNING ? "pending"
-               : entry->state.mod                                ? state->state
-                                                                 : "stopped";
+        return entry->state.mod && strcmp(state->state, "failed") == 0 ? "failed" : "stopped";
     return entry->state.mod && strcmp(state->host, owner->host) == 0 ? state->state : "starting";
 }
 

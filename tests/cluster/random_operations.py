@@ -201,6 +201,8 @@ class Operator:
         else:
             left = [host for host in self.hosts.numbers() if self.hosts.machine_pids(host, machine["uuid"])]
             why = f"{name} was stopped, and has processes on {left}" if left else None
+            if not left and machine["state"] not in ("stopped", "failed"):
+                why = f"{name} was stopped, and is shown as {machine['state']}"
         if not why:
             self.wishes[name] = said
         return why

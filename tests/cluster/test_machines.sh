@@ -60,10 +60,15 @@ check "one whose process was killed is started again, in a later epoch" epoch_gr
 lost=$(on 1 cluster status --format json | jq -r .manager | tr -d h)
 other=$((lost % 3 + 1))
 name=$(on "$other" vm ls --format json | jq -r ".machines[] | select(.host == \"h$lost\") | .name" | head -1)
+create unwanted --host "h$lost" --wait >/dev/null
 began=$(date +%s%N)
 power_off "$lost"
+unwanted_stops() { on "$other" vm stop unwanted >/dev/null 2>&1; }
+wait_until unwanted_stops
 check "a lost host's machine runs elsewhere" machine_runs_off "$name" "h$lost" "$other"
 echo "# after $((($(date +%s%N) - began) / 1000000)) ms, with a lease of 3 s"
+check "one that isn't wanted any more is shown as stopped" machine_is unwanted stopped "$other"
+on "$other" vm delete unwanted >/dev/null
 host_boot "$lost"
 host_is_alive() {
     [ "$(on "$other" cluster hosts --format json | jq -r ".hosts[] | select(.name == \"h$lost\") | .state")" = alive ]
