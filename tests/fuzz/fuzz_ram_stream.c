@@ -1,5 +1,5 @@
-// Bytes as the data connection of a migration: whatever comes, nothing outside of the guest's RAM
-// is written, and the receiver ends by itself.
+// Bytes as the data connection of a migration, and if their number is odd as each of two: whatever
+// comes, nothing outside of the guest's RAM is written, and the receiver ends by itself.
 #include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { PAGES = 16, GUARD = GUEST_PAGE_SIZE, INPUT_LIMIT = 100000 };
+enum { PAGES = 16, GUARD = GUEST_PAGE_SIZE, INPUT_LIMIT = 100000, STREAMS = 2 };
 
 static uint8_t *make_memory(struct guest_memory *memory)
 {
@@ -46,30 +46,40 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static uint8_t *all;
     struct ram_receiver *receiver;
     struct error err = {0};
-    struct channel channel;
-    int fds[2];
+    struct channel channels[STREAMS];
+    unsigned count = size % 2 ? STREAMS : 1;
+    int fds[STREAMS][2];
     sem_t failed;
     if (!all)
         all = make_memory(&memory);
     const struct ram_receiver_events events = {on_round, on_failed, &failed};
-    if (size > INPUT_LIMIT || socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
+    if (size > INPUT_LIMIT)
         return 0;
     sem_init(&failed, 0, 0);
-    channel_adopt(&channel, fds[0]);
-    if (ram_receiver_start(&receiver, &memory, &channel, 1, &events, &err) < 0)
-        abort();
-    for (size_t done = 0; done < size;) {
-        ssize_t n = send(fds[1], data + done, size - done, MSG_NOSIGNAL);
-        if (n <= 0)
-            break;
-        done += (size_t)n;
+    for (unsigned i = 0; i < count; i++) {
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds[i]) < 0)
+            abort();
+        channel_adopt(&channels[i], fds[i][0]);
     }
-    shutdown(fds[1], SHUT_WR);
+    if (ram_receiver_start(&receiver, &memory, channels, count, &events, &err) < 0)
+        abort();
+    // All fits into a socket's buffer: one that waits for the other at a barrier holds up nothing.
+    for (unsigned i = 0; i < count; i++) {
+        for (size_t done = 0; done < size;) {
+            ssize_t n = send(fds[i][1], data + done, size - done, MSG_NOSIGNAL);
+            if (n <= 0)
+                break;
+            done += (size_t)n;
+        }
+        shutdown(fds[i][1], SHUT_WR);
+    }
     sem_wait(&failed); // the end of the stream is a failure too
     // An error ends the thread before it has read all: the sender must not hang in that case.
     ram_receiver_stop(receiver);
-    channel_close(&channel);
-    close(fds[1]);
+    for (unsigned i = 0; i < count; i++) {
+        channel_close(&channels[i]);
+        close(fds[i][1]);
+    }
     sem_destroy(&failed);
     return 0;
 }

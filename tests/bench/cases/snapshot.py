@@ -9,7 +9,7 @@ import tempfile
 import time
 
 from harness import BUILD, FERRY, GUEST, LIMIT, Case, Metric
-from link import run, wait_for, want_memory
+from link import FILL_LIMIT, run, wait_for, want_memory
 
 
 def snapshot(memory, size):
@@ -20,7 +20,7 @@ def snapshot(memory, size):
     try:
         run(FERRY, "run", "bench", "--detach", *options, "--kernel", GUEST, "--append",
             f"test=pattern fill=random size={size} rate=1", "--memory", memory)
-        wait_for(os.path.join(folder, "run/bench/console.log"), r"pattern ready")
+        wait_for(os.path.join(folder, "run/bench/console.log"), r"pattern ready", FILL_LIMIT)
         start = time.monotonic_ns()
         run(FERRY, "snapshot", "bench", file, *options)
         written = time.monotonic_ns()
