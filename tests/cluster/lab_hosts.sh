@@ -57,7 +57,7 @@ token=$(ferry cluster token)
 ferryd_start lab2 2 --join "$token@10.77.0.1:7001"
 check "the other one joins by a token" await alive 2
 uuid=$(ferry vm create linux --kernel "$PWD/build/linux/vmlinuz" --initrd "$PWD/build/linux/initramfs.cpio.gz" --memory 256M \
-    --cpus 2 --append "console=ttyS0 quiet ferry.mode=cmd64=$(base64 "$work/script" | tr -d '\n')")
+    --append "console=ttyS0 quiet ferry.mode=cmd64=$(base64 "$work/script" | tr -d '\n')")
 runs() { [ "$(field state)" = running ]; }
 check "Linux is placed, and runs" await runs
 first=$(field host)
