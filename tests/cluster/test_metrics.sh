@@ -35,9 +35,11 @@ report "machines are counted by state" test "$(grep '^ferry_machines{' "$work/te
     'ferry_machines{state="running"} 1
 ferry_machines{state="stopped"} 1'
 report "hosts are shown" grep -qxF 'ferry_host_promised_memory_bytes{host="h2"} 67108864' "$work/text"
-report "who started it has counted it" shows 'ferry_machine_starts_total 1' 2
-leaders=$(for i in 1 2 3; do get $i; done | grep -c '^ferry_raft_is_leader 1$')
-report "one member leads" test "$leaders" = 1
+# On a busy host its first start may have come too late for its deadline.
+counted() { get 2 | awk '$1 == "ferry_machine_starts_total" && $2 >= 1 { found = 1 } END { exit !found }'; }
+report "who started it has counted it" counted
+one_leads() { [ "$(for i in 1 2 3; do get $i; done | grep -c '^ferry_raft_is_leader 1$')" = 1 ]; }
+report "one member leads" wait_until one_leads
 if promtool=$(scripts/debian-package prometheus); then
     report "promtool accepts it" sh -c "$promtool/usr/bin/promtool check metrics <'$work/text'"
 else
