@@ -2,6 +2,7 @@
 # Hosts' certificates end, and are renewed before.
 # needs: nothing
 . "$(dirname "$0")/lib.sh"
+command -v openssl >/dev/null || skip_all "no openssl to read certificates with"
 without_machines=yes
 security="--certificate-lifetime 20s"
 . "$(dirname "$0")/hosts.sh"

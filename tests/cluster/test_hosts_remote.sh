@@ -3,6 +3,7 @@
 # that is good for and what not, and who is turned away.
 # needs: nothing
 . "$(dirname "$0")/lib.sh"
+command -v openssl >/dev/null || skip_all "no openssl to make certificates with"
 without_machines=yes
 security=
 . "$(dirname "$0")/hosts.sh"
@@ -115,12 +116,11 @@ report "a certificate of another CA is turned away" says "no certificate of this
 cp -r "$work/alice" "$work/mistaken"
 cp "$work/other/cert.pem" "$work/mistaken/ca.pem"
 report "and a cluster of another CA isn't spoken with" says "another CA has signed it" far "$work/mistaken" vm ls
-on 1 cluster client-certificate brief --out "$work/brief" --ttl 2s >/dev/null
-report "a short-lived one is good at first" quiet far "$work/brief" vm ls
+on 1 cluster client-certificate brief --out "$work/brief" --ttl 1s >/dev/null
 expired() {
     says "has expired on" far "$work/brief" vm ls
 }
-check "and is told when it has expired" expired
+check "one that has expired is told so" expired
 report "nor at a port that isn't that of clients" says "TLS\|doesn't speak" \
     hub "$ferry" vm ls --cluster tls://10.77.0.1:7000 --certificates "$work/alice"
 report "a directory that is none is told so" says "neither a directory" far "$work/nowhere" vm ls
