@@ -13,6 +13,7 @@ never ran twice. Without --all a selection that has each point, each fault and e
 """
 
 import argparse
+import atexit
 import itertools
 import os
 import shutil
@@ -84,21 +85,17 @@ class Lane:
 
     def __init__(self):
         self.folder = tempfile.mkdtemp(prefix="ferry-points.")
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)  # also when it is told to end
         shutil.copy(f"{BUILD}/ferryd", self.folder)
         with open(f"{self.folder}/ferry", "w", encoding="ascii") as file:
             file.write(WRAPPER.format(folder=self.folder, ferry=f"{BUILD}/ferry"))
         os.chmod(f"{self.folder}/ferry", 0o755)
-        try:
-            self.hosts = Hosts(3, options="--host-memory 4G --host-cpus 32",
-                               environment={"FERRYD": f"{self.folder}/ferryd", "failure_points": "yes"})
-        except BaseException:
-            shutil.rmtree(self.folder)
-            raise
+        self.hosts = Hosts(3, options="--host-memory 4G --host-cpus 32",
+                           environment={"FERRYD": f"{self.folder}/ferryd", "failure_points": "yes"})
         self.made, self.unreached, self.lock = 0, 0, threading.Lock()
 
     def close(self):
         self.hosts.close()
-        shutil.rmtree(self.folder)
 
     def create(self, points=None):
         """A running machine with a disk it writes to: its name and UUID. `points`: process, and where it breaks."""
