@@ -106,8 +106,8 @@ class Hosts:
         return next((pid for pid, line in self.processes(host) if line[0].endswith("/ferryd")), None)
 
     def ferryd_start(self, host):
-        if host not in self.off and not self.ferryd(host):
-            self.sh(f"ferryd_start {host}")
+        if host not in self.off:
+            self.sh(f"ferryd_runs {host} || ferryd_start {host}")
 
     def signal_ferryd(self, host, number):
         if number == signal.SIGCONT:  # nsenter stops with what it started

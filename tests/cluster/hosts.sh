@@ -4,7 +4,7 @@
 #
 #   hosts_start N [V]    a cluster of N hosts, set up, V of them voters (all)
 #   host_boot I          powers host I on; power_off I: all its processes die at once
-#   ferryd_kill I, ferryd_stop I, ferryd_continue I
+#   ferryd_kill I, ferryd_stop I, ferryd_continue I, ferryd_runs I
 #   on I COMMAND...      `ferry COMMAND` with host I's ferryd
 #   facts I OPTION...   what ferryd of host I is told about it at each start
 #   failure_points=yes   ferryd of host I looks for a failure point in $work/pointI (docs/cluster.md)
@@ -56,13 +56,18 @@ ferryd_pid() {
 # With nsenter, which may only be about to start it, and stops with it, perhaps only now.
 ferryd_kill() {
     ended=$(cat "$work/nsenter$1" 2>/dev/null) || return 0
-    while grep -qs '^State:.[^ZX]' "/proc/$ended/status"; do
+    while ferryd_runs "$1"; do
         pkill -KILL -P "$ended"
         kill -CONT "$ended" 2>/dev/null
         sleep 0.02
     done
     wait "$ended" 2>/dev/null
     rm -f "$work/nsenter$1"
+}
+
+# Or is about to.
+ferryd_runs() {
+    grep -qs '^State:.[^ZX]' "/proc/$(cat "$work/nsenter$1" 2>/dev/null)/status"
 }
 
 ferryd_stop() {
