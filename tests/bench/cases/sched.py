@@ -250,6 +250,7 @@ def measure_cost(backend):
     asked = [] if backend == "none" else ["--cpu-backend", backend, "--cpu-weight", "100"]
     ratios = []
     with Host(backend) as host:
+        host.start("probe", "test=hello")  # says what this host lacks
         for place, other in (("0", "1"), ("1", "0")):
             def run(name, cpu, *options):
                 return Guest(["/usr/bin/env", f"FERRY_RUNTIME_DIR={host.folder}", "taskset", "-c", cpu, FERRY, "run", name,
