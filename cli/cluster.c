@@ -2,7 +2,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
+#include "base/clock.h"
 #include "base/units.h"
 #include "cli/cluster.h"
 #include "cli/commands.h"
@@ -11,8 +13,12 @@
 
 struct cluster_options {
     struct common_options common;
-    uint64_t ttl;
+    uint64_t ttl, timeout;
+    bool wait;
+    const char *host; // the argument, where there is one
 };
+
+enum { STUCK_LOOKS = 10 }; // in a row, before a drain is given up
 
 static const struct option_spec common_options[] = {
     OPTIONS_FORMAT, OPTIONS_RUNTIME_DIR, OPTIONS_CLUSTER, {0}};
@@ -29,7 +35,8 @@ static int ask(const struct subcommand *command, int argc, char **argv, const ch
     json_t *params = json_object();
     if (o->ttl)
         json_object_set_new(params, "ttl_ns", json_integer((json_int_t)o->ttl));
-    if (command->least)
+    o->host = command->least ? arguments[0] : NULL;
+    if (o->host)
         json_object_set_new(params, "host", json_string(arguments[0]));
     if (daemon_call(&o->common, method, params, result, &err))
         return daemon_fail(command, &err);
@@ -208,25 +215,88 @@ static int hosts(int argc, char **argv)
 // ---- drain, undrain ----
 
 static int drain(int argc, char **argv);
+static const struct option_spec drain_options[] = {
+    {.name = "wait",
+     .letter = 'w',
+     .kind = OPTION_FLAG,
+     .offset = offsetof(struct cluster_options, wait),
+     .help = "return when no machine is left, or none that can leave"},
+    {.name = "timeout",
+     .kind = OPTION_DURATION,
+     .offset = offsetof(struct cluster_options, timeout),
+     .argument = "TIME",
+     .help = "how long to wait (no limit)"},
+    OPTIONS_FORMAT,
+    OPTIONS_RUNTIME_DIR,
+    OPTIONS_CLUSTER,
+    {0},
+};
 static const struct subcommand cluster_drain = {
     .name = "cluster drain",
     .arguments = "HOST",
     .summary = "moves all machines away from a host, and lets none start there",
-    .details = "Two at a time; `ferry cluster hosts` shows how many are left, `ferry vm explain` "
-               "why one\nstays.",
-    .options = common_options,
+    .details = "Two at a time; `ferry vm ls` shows which are left, and why. With --wait it returns "
+               "when none is\nleft, or fails when those that are left can't leave, and says why.",
+    .options = drain_options,
     .least = 1,
     .most = 1,
     .run = drain,
 };
 
+// How many machines the host has, and how many of them can't leave; with `print` they are told.
+static int count_left(const struct cluster_options *o, bool print, unsigned *left, unsigned *stuck,
+                      struct error *err)
+{
+    json_t *result = NULL, *machine;
+    size_t i;
+    int r = daemon_call(&o->common, "vm.list", NULL, &result, err);
+    *left = *stuck = 0;
+    json_array_foreach(json_object_get(result, "machines"), i, machine)
+    {
+        if (strcmp(output_text_of(machine, "host"), o->host) != 0)
+            continue;
+        ++*left;
+        *stuck += json_is_true(json_object_get(machine, "stuck"));
+        if (print)
+            fprintf(stderr, "%s: %s\n", output_text_of(machine, "name"),
+                    output_text_of(machine, "waits"));
+    }
+    json_decref(result);
+    return r;
+}
+
+static int await_empty(const struct cluster_options *o, struct error *err)
+{
+    uint64_t begun = clock_monotonic_ns();
+    unsigned left, stuck, still = 0;
+    for (;;) {
+        int r = count_left(o, false, &left, &stuck, err);
+        if (r || !left)
+            return r;
+        // A short while: what is on its way may make room.
+        still = stuck == left ? still + 1 : 0;
+        bool late = o->timeout && clock_monotonic_ns() - begun > o->timeout;
+        if (still >= STUCK_LOOKS || late) {
+            count_left(o, true, &left, &stuck, err);
+            return error_set(err, late ? ETIMEDOUT : EBUSY, "%u machine%s on '%s' %s", left,
+                             left == 1 ? " is still" : "s are still", o->host,
+                             late ? "after that time" : "and can't leave");
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 200 * (long)NSEC_PER_MSEC}, NULL);
+    }
+}
+
 static int drain(int argc, char **argv)
 {
     struct cluster_options o = {0};
+    struct error err = {0};
     json_t *result = NULL;
     int status = ask(&cluster_drain, argc, argv, "cluster.drain", &o, &result);
     json_decref(status == OPTIONS_GO ? result : NULL);
-    return status == OPTIONS_GO ? STATUS_OK : status;
+    status = status == OPTIONS_GO ? STATUS_OK : status;
+    if (status != STATUS_OK || !o.wait || !o.host)
+        return status;
+    return await_empty(&o, &err) ? daemon_fail(&cluster_drain, &err) : STATUS_OK;
 }
 
 static int undrain(int argc, char **argv);

@@ -171,7 +171,8 @@ const struct subcommand cluster_restore = {
     .details =
         "This host's ferryd must have an empty data directory. Hosts of the old cluster can't come "
         "back into\nthis one: each joins anew, with an empty directory. Nothing is started until "
-        "`ferry cluster release`.",
+        "each has, or\nwas declared dead (`ferry cluster declare-dead`), or `ferry cluster "
+        "release`.",
     .options = join_options,
     .least = 1,
     .most = 1,
@@ -197,9 +198,10 @@ static int restore(int argc, char **argv)
         r = call_until(&o, "cluster.status", json_object(), &result, &err);
     if (r)
         return daemon_fail(&cluster_restore, &err);
-    print_result(&o, result,
-                 "restored, and held: see to it that nothing of the old cluster runs, "
-                 "then `ferry cluster release`");
+    print_result(
+        &o, result,
+        "restored, and held: see to it that nothing of the old cluster runs, then let its hosts "
+        "join anew, or `ferry cluster declare-dead`, `ferry cluster release`");
     return STATUS_OK;
 }
 
@@ -210,7 +212,8 @@ const struct subcommand cluster_release = {
     .arguments = "",
     .summary = "after a restore: says that nothing of the old cluster runs",
     .details = "From then on machines are started. Say it when each host of the old cluster is "
-               "off, has joined this\none anew, or is lost for good.",
+               "off, has joined this\none anew, or is lost for good; `ferry cluster status` has "
+               "those that haven't joined.",
     .options = release_options,
     .run = release,
 };

@@ -73,11 +73,12 @@ static int list(int argc, char **argv)
         json_array_foreach(json_object_get(result, "machines"), i, machine)
         {
             char memory[32];
-            printf("%-20s %-8s %-10s %-16s %5" PRIu64 " %10s %s\n", output_text_of(machine, "name"),
-                   output_text_of(machine, "wish"), output_text_of(machine, "state"),
-                   output_text_of(machine, "host"), output_number_of(machine, "cpus"),
-                   units_format_size(output_number_of(machine, "memory"), memory, sizeof(memory)),
-                   output_text_of(machine, "reason"));
+            printf(
+                "%-20s %-8s %-10s %-16s %5" PRIu64 " %10s %s\n", output_text_of(machine, "name"),
+                output_text_of(machine, "wish"), output_text_of(machine, "state"),
+                output_text_of(machine, "host"), output_number_of(machine, "cpus"),
+                units_format_size(output_number_of(machine, "memory"), memory, sizeof(memory)),
+                output_text_of(machine, output_text_of(machine, "waits")[0] ? "waits" : "reason"));
         }
     }
     json_decref(result);
@@ -338,6 +339,8 @@ static int explain(int argc, char **argv)
         printf("it %s go to %s\n", here[0] ? "could" : "should", best);
     else
         printf("%s\n", output_text_of(result, "why_not"));
+    if (output_text_of(result, "waits")[0])
+        printf("it waits: %s\n", output_text_of(result, "waits"));
     printf("%-16s %8s  %s\n", "HOST", "SCORE", "WHY");
     json_array_foreach(json_object_get(result, "hosts"), i, host)
     {

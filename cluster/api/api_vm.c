@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cluster/api/api.h"
+#include "cluster/api/api_waits.h"
 #include "cluster/manager/placer.h"
 #include "cluster/records/wishes.h"
 
@@ -43,27 +44,34 @@ const char *api_machine_state(const struct record_view *view, const struct machi
     return entry->state.mod && strcmp(state->host, owner->host) == 0 ? state->state : "starting";
 }
 
-static json_t *machine_json(const struct record_view *view, const struct machine_entry *entry)
+static json_t *machine_json(struct waits *waits, const struct machine_entry *entry)
 {
+    char text[RECORD_TEXT_SIZE];
+    bool stuck = waits_text(waits, entry, text);
     const struct machine_record *machine = &entry->machine.value.machine;
     const struct owner_record *owner = &entry->owner.value.owner;
     const struct state_record *state = &entry->state.value.state;
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:s, s:b, s:s, s:i}", "name",
-                     machine->name, "uuid", entry->uuid, "wish", wish_name(machine->wish), "state",
-                     api_machine_state(view, entry), "host", owner->host, "incarnation",
-                     (json_int_t)owner->incarnation, "epoch", (json_int_t)owner->epoch, "cpus",
-                     (int)machine->cpus, "memory", (json_int_t)machine->memory, "restart",
-                     restart_policy_name(machine->restart), "ha", !machine->no_ha, "reason",
-                     state->reason, "restarts", (int)state->restarts);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:s, s:b, s:s, s:i, s:s, s:b}",
+                     "name", machine->name, "uuid", entry->uuid, "wish", wish_name(machine->wish),
+                     "state", api_machine_state(waits->view, entry), "host", owner->host,
+                     "incarnation", (json_int_t)owner->incarnation, "epoch",
+                     (json_int_t)owner->epoch, "cpus", (int)machine->cpus, "memory",
+                     (json_int_t)machine->memory, "restart", restart_policy_name(machine->restart),
+                     "ha", !machine->no_ha, "reason", state->reason, "restarts",
+                     (int)state->restarts, "waits", text, "stuck", stuck);
 }
 
 int api_vm_list(struct api_call *call)
 {
+    struct waits waits = {0};
     int r = api_read(call);
     json_t *list = json_array();
+    if (!r && waits_init(&waits, &call->view))
+        r = error_set(&call->err, ENOMEM, "out of memory");
     for (size_t i = 0; !r && i < call->view.machine_count; i++)
         if (call->view.machines[i].machine.mod)
-            json_array_append_new(list, machine_json(&call->view, &call->view.machines[i]));
+            json_array_append_new(list, machine_json(&waits, &call->view.machines[i]));
+    waits_free(&waits);
     call->result =
         json_pack("{s:o, s:I}", "machines", list, "revision", (json_int_t)call->view.revision);
     return r;
@@ -75,7 +83,12 @@ int api_vm_show(struct api_call *call)
     const struct machine_entry *entry = r ? NULL : api_find_machine(call);
     if (!entry)
         return -call->err.code;
-    call->result = machine_json(&call->view, entry);
+    struct waits waits;
+    if (waits_init(&waits, &call->view) == 0)
+        call->result = machine_json(&waits, entry);
+    waits_free(&waits);
+    if (!call->result)
+        return error_set(&call->err, ENOMEM, "out of memory");
     const char *description = entry->machine.value.machine.description;
     const char *placement = entry->machine.value.machine.placement;
     if (description)
@@ -466,10 +479,15 @@ int api_vm_explain(struct api_call *call)
     }
     if (!decision.host)
         placement_summary(&decision, summary, sizeof(summary));
+    struct waits waits;
+    char text[RECORD_TEXT_SIZE] = "";
+    if (waits_init(&waits, &call->view) == 0)
+        waits_text(&waits, entry, text);
+    waits_free(&waits);
     call->result =
-        json_pack("{s:s, s:s, s:s, s:s, s:o}", "name", entry->machine.value.machine.name, "host",
-                  entry->owner.value.owner.host, "best", decision.host ? decision.host : "",
-                  "why_not", summary, "hosts", hosts);
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:o}", "waits", text, "name",
+                  entry->machine.value.machine.name, "host", entry->owner.value.owner.host, "best",
+                  decision.host ? decision.host : "", "why_not", summary, "hosts", hosts);
     placement_destroy(placement);
     return 0;
 }

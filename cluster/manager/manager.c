@@ -18,6 +18,7 @@ void manager_init(struct manager *manager,
 void manager_free(struct manager *manager)
 {
     free(manager->watches);
+    moves_free(&manager->moves);
     *manager = (struct manager){0};
 }
 
@@ -249,8 +250,9 @@ static bool can_move(const struct record_view *view, const struct machine_entry 
 
 // Writes the wish that it move into the owner record; the agents do the rest. One try a request:
 // the request is used up in the same change.
-static void begin_move(struct record_view *view, struct machine_entry *entry, const char *to,
-                       const char *id, struct manager_changes *changes)
+static void begin_move(struct manager *manager, struct record_view *view,
+                       struct machine_entry *entry, const char *to, const char *id, uint32_t tries,
+                       struct manager_changes *changes)
 {
     const struct machine_record *machine = &entry->machine.value.machine;
     const struct host_entry *target = record_view_host(view, to);
@@ -268,21 +270,24 @@ static void begin_move(struct record_view *view, struct machine_entry *entry, co
     };
     snprintf(owner->migration.id, sizeof(owner->migration.id), "%s", id);
     snprintf(owner->migration.target, sizeof(owner->migration.target), "%s", to);
+    owner->migration.tries = tries;
     struct machine_record *after = &change_put(change, RECORD_MACHINE, entry->uuid)->machine;
     *after = *machine;
     after->move_to[0] = 0;
+    moves_begin(&manager->moves, view, owner->host, to);
     show_owner(changes, entry, owner);
 }
 
-static unsigned moves_under_way(const struct record_view *view)
+// What a person has asked for, when its turn has come; until then the wish stands.
+static void move_as_wanted(struct manager *manager, struct record_view *view,
+                           struct machine_entry *entry, const char *id,
+                           struct manager_changes *changes)
 {
-    unsigned count = 0;
-    for (size_t i = 0; i < view->machine_count; i++) {
-        enum migration_stage stage = view->machines[i].owner.value.owner.migration.stage;
-        count += stage == MIGRATION_RESERVED || stage == MIGRATION_INCOMING ||
-                 stage == MIGRATION_SWITCHING;
-    }
-    return count;
+    const char *to = entry->machine.value.machine.move_to;
+    char reason[RECORD_TEXT_SIZE];
+    if (moves_may_begin(&manager->moves, view, entry->owner.value.owner.host, to, reason) &&
+        (!manager->fits || manager->fits(manager->opaque, view, entry, to)))
+        begin_move(manager, view, entry, to, id, 0, changes);
 }
 
 // A machine on a host that is drained goes elsewhere, a few at a time.
@@ -295,16 +300,21 @@ static void drain_machine(struct manager *manager, struct record_view *view,
     const struct host_entry *host = record_view_host(view, owner->host);
     char to[NAME_LIMIT + 1], reason[RECORD_TEXT_SIZE];
     if (!host || !host->host.mod || !host->host.value.host.draining ||
-        owner->stage != OWNER_STARTED || moves_under_way(view) >= MANAGER_MOVES)
+        owner->stage != OWNER_STARTED || moves_is_under_way(owner) ||
+        !moves_may_begin(&manager->moves, view, owner->host, NULL, reason))
         return;
     bool again = owner->migration.stage == MIGRATION_ABORTED;
+    uint32_t tries = again ? owner->migration.tries : 0;
+    if (tries >= MOVES_DRAIN_TRIES)
+        return; // `ferry vm show` says so
     if (again && now - manager->drain_tried_at < MANAGER_RETRY_SECONDS * UINT64_C(1000000000))
         return;
-    if (!manager->place(manager->opaque, view, entry, to, reason) || !can_move(view, entry, to))
+    if (!manager->place(manager->opaque, view, entry, to, reason) || !can_move(view, entry, to) ||
+        !moves_may_begin(&manager->moves, view, owner->host, to, reason))
         return; // `ferry vm explain` says why
     if (again)
         manager->drain_tried_at = now;
-    begin_move(view, entry, to, new_id(id_opaque), changes);
+    begin_move(manager, view, entry, to, new_id(id_opaque), tries + 1, changes);
 }
 
 // ---- after a restore ----
@@ -381,6 +391,8 @@ void manager_step(struct manager *manager, struct record_view *view, uint64_t no
     if (!view->settings.mod || !view->manager.mod)
         return;
     fence_silent_hosts(manager, view, now, changes);
+    if (moves_count(&manager->moves, view))
+        return; // no memory: the next step
     if (view->settings.value.settings.held) {
         step_held(manager, view, now, changes);
         return;
@@ -409,8 +421,7 @@ void manager_step(struct manager *manager, struct record_view *view, uint64_t no
             release_machine(view, entry, changes);
         else if (!free && !entry->tombstone.mod &&
                  can_move(view, entry, entry->machine.value.machine.move_to))
-            begin_move(view, entry, entry->machine.value.machine.move_to, new_id(id_opaque),
-                       changes);
+            move_as_wanted(manager, view, entry, new_id(id_opaque), changes);
         else if (!free && !entry->tombstone.mod && wanted)
             drain_machine(manager, view, entry, now, new_id, id_opaque, changes);
     }

@@ -17,11 +17,11 @@
 //     over and its process had a deadline, or a person has declared that host dead.
 #pragma once
 
+#include "cluster/manager/moves.h"
 #include "cluster/records/view.h"
 
 enum {
     MANAGER_CHANGES = 32,
-    MANAGER_MOVES = 2,          // under way at a time, for drains
     MANAGER_RETRY_SECONDS = 10, // after a drain's move was called off
     MANAGER_SILENCE = 3, // renewal intervals without a word of the manager, then another takes over
 };
@@ -44,7 +44,11 @@ struct manager {
     // shows what is placed, with what this step has placed so far.
     bool (*place)(void *opaque, const struct record_view *view, const struct machine_entry *machine,
                   char host[NAME_LIMIT + 1], char reason[RECORD_TEXT_SIZE]);
+    // Whether it could still go there that somebody wants it to go; NULL: always. May be set.
+    bool (*fits)(void *opaque, const struct record_view *view, const struct machine_entry *machine,
+                 const char *host);
     void *opaque;
+    struct moves moves; // of the step under way
 };
 
 struct manager_changes {

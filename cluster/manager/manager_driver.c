@@ -50,6 +50,34 @@ static bool place(void *opaque, const struct record_view *view, const struct mac
     return true;
 }
 
+struct wanted_host {
+    const char *name;
+    bool fits;
+};
+
+static int look_at_verdict(void *opaque, const struct placement_verdict *verdict)
+{
+    struct wanted_host *wanted = opaque;
+    if (strcmp(verdict->host, wanted->name) == 0)
+        wanted->fits = verdict->reason == PLACEMENT_FITS;
+    return 0;
+}
+
+// Some time may have gone by since it was asked for.
+static bool fits(void *opaque, const struct record_view *view, const struct machine_entry *machine,
+                 const char *host)
+{
+    struct manager_driver *driver = opaque;
+    struct wanted_host wanted = {.name = host};
+    if (!have_placement(driver, view) ||
+        placement_explain(driver->placement, machine->uuid, look_at_verdict, &wanted) != 0 ||
+        !wanted.fits)
+        return false;
+    driver->placement_used = true;
+    placement_move_machine(driver->placement, machine->uuid, machine->owner.value.owner.host, host);
+    return true;
+}
+
 static const char *new_id(void *opaque)
 {
     struct manager_driver *driver = opaque;
@@ -134,6 +162,7 @@ int manager_driver_start(struct manager_driver *driver, struct error *err)
 {
     record_view_init(&driver->view);
     manager_init(&driver->core, place, driver);
+    driver->core.fits = fits;
     snprintf(driver->instance, sizeof(driver->instance), "%s", new_id(driver));
     driver->changes = malloc(sizeof(*driver->changes));
     atomic_store(&driver->stop, false);

@@ -190,6 +190,7 @@ static const struct field migration_fields[] = {
     FIELD("source_incarnation", migration_record, source_incarnation, FIELD_NUMBER, true),
     FIELD("address", migration_record, address, FIELD_TEXT, true),
     FIELD("token", migration_record, token, FIELD_TEXT, true),
+    FIELD("tries", migration_record, tries, FIELD_SMALL, true),
     {0},
 };
 

@@ -137,6 +137,7 @@ struct migration_record {
     uint64_t source_incarnation;
     char address[RECORD_ADDRESS_SIZE];
     char token[80];
+    uint32_t tries; // in a row that a drain has made, this one included; 0: a person's
 };
 
 struct owner_record {

@@ -2,7 +2,7 @@
 # (tests/sim) lends its clock and its randomness.
 
 NEVER_TWICE_SRCS := $(sort $(wildcard tests/never_twice/*.c)) tests/sim/events.c
-NEVER_TWICE_CORE := $(wildcard cluster/records/*.c cluster/agent/agent.c cluster/agent/renewal.c cluster/manager/manager.c cluster/manager/declare.c)
+NEVER_TWICE_CORE := $(wildcard cluster/records/*.c cluster/agent/agent.c cluster/agent/renewal.c cluster/manager/manager.c cluster/manager/declare.c cluster/manager/moves.c)
 NEVER_TWICE_OBJS := $(NEVER_TWICE_SRCS:%.c=$(B)/obj/%.o)
 NEVER_TWICE_MUTANT_OBJS := $(patsubst %.c,$(B)/obj/cluster_mutants/%.o,$(NEVER_TWICE_SRCS) $(NEVER_TWICE_CORE))
 

@@ -1,0 +1,107 @@
+#include "cluster/api/api_waits.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "cluster/manager/placer.h"
+
+int waits_init(struct waits *waits, const struct record_view *view)
+{
+    *waits = (struct waits){.view = view};
+    return moves_count(&waits->moves, view);
+}
+
+void waits_free(struct waits *waits)
+{
+    moves_free(&waits->moves);
+    placement_destroy(waits->placement);
+    waits->placement = NULL;
+}
+
+static bool have_placement(struct waits *waits)
+{
+    if (!waits->placement)
+        waits->placement = placer_create(waits->view);
+    return waits->placement != NULL;
+}
+
+struct wanted {
+    const char *host;
+    bool fits;
+    char text[PLACEMENT_REASON_SIZE];
+};
+
+static int take_verdict(void *opaque, const struct placement_verdict *verdict)
+{
+    struct wanted *wanted = opaque;
+    if (strcmp(verdict->host, wanted->host) != 0)
+        return 0;
+    wanted->fits = verdict->reason == PLACEMENT_FITS;
+    snprintf(wanted->text, sizeof(wanted->text), "%s", verdict->text);
+    return 0;
+}
+
+// A move that a person has asked for.
+static void say_queued(struct waits *waits, const struct machine_entry *entry,
+                       char text[RECORD_TEXT_SIZE])
+{
+    const char *to = entry->machine.value.machine.move_to;
+    struct wanted wanted = {.host = to};
+    char reason[RECORD_TEXT_SIZE];
+    if (!moves_may_begin(&waits->moves, waits->view, entry->owner.value.owner.host, to, reason))
+        snprintf(text, RECORD_TEXT_SIZE, "to move to '%s': %.140s", to, reason);
+    else if (have_placement(waits) &&
+             placement_explain(waits->placement, entry->uuid, take_verdict, &wanted) == 0 &&
+             !wanted.fits)
+        snprintf(text, RECORD_TEXT_SIZE, "to move to '%s', where it can't go now: %.120s", to,
+                 wanted.text);
+    else
+        snprintf(text, RECORD_TEXT_SIZE, "to move to '%s'", to);
+}
+
+// Its host is drained.
+static bool say_draining(struct waits *waits, const struct machine_entry *entry,
+                         char text[RECORD_TEXT_SIZE])
+{
+    const struct owner_record *owner = &entry->owner.value.owner;
+    struct placement_decision decision;
+    char reason[RECORD_TEXT_SIZE];
+    bool again = owner->migration.stage == MIGRATION_ABORTED;
+    if (again && owner->migration.tries >= MOVES_DRAIN_TRIES) {
+        snprintf(text, RECORD_TEXT_SIZE,
+                 "it doesn't leave '%s': %u moves were called off (the logs say why); `ferry vm "
+                 "migrate` tries again",
+                 owner->host, owner->migration.tries);
+        return true;
+    }
+    if (!moves_may_begin(&waits->moves, waits->view, owner->host, NULL, reason)) {
+        snprintf(text, RECORD_TEXT_SIZE, "to leave '%s': %.140s", owner->host, reason);
+        return false;
+    }
+    if (have_placement(waits) && placement_decide(waits->placement, entry->uuid, &decision) == 0 &&
+        !decision.host) {
+        placement_summary(&decision, reason, sizeof(reason));
+        snprintf(text, RECORD_TEXT_SIZE, "it can't leave '%s': %.140s", owner->host, reason);
+        return true;
+    }
+    snprintf(text, RECORD_TEXT_SIZE, "to leave '%s'%s", owner->host,
+             again ? ": its last move was called off, it is tried again" : "");
+    return false;
+}
+
+bool waits_text(struct waits *waits, const struct machine_entry *entry, char text[RECORD_TEXT_SIZE])
+{
+    const struct owner_record *owner = &entry->owner.value.owner;
+    const struct host_entry *host = record_view_host(waits->view, owner->host);
+    text[0] = 0;
+    if (entry->tombstone.mod || !entry->machine.mod || owner->stage != OWNER_STARTED ||
+        moves_is_under_way(owner) || owner->migration.stage == MIGRATION_DONE ||
+        record_view_owner_is_over(waits->view, owner))
+        return false;
+    if (entry->machine.value.machine.move_to[0]) {
+        say_queued(waits, entry, text);
+        return false;
+    }
+    return host && host->host.value.host.draining &&
+           entry->machine.value.machine.wish == WISH_RUNNING && say_draining(waits, entry, text);
+}

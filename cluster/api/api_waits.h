@@ -1,0 +1,19 @@
+// Why a machine that should move doesn't: for people. The manager decides by the same
+// (cluster/manager/moves.h, placement), from its own view.
+#pragma once
+
+#include "cluster/manager/moves.h"
+#include "cluster/placement/placement.h"
+
+struct waits {
+    const struct record_view *view;
+    struct moves moves;
+    struct placement *placement; // made when it is needed
+};
+
+// 0 or -ENOMEM; to be freed by waits_free() in any case.
+int waits_init(struct waits *waits, const struct record_view *view);
+void waits_free(struct waits *waits);
+// "" when it waits for nothing. True: it waits for something that won't come by itself.
+bool waits_text(struct waits *waits, const struct machine_entry *entry,
+                char text[RECORD_TEXT_SIZE]);

@@ -1,0 +1,79 @@
+#!/bin/sh
+# Moves beyond what may be under way at a time wait, say why, and can be called off; a drain that
+# can't empty its host says why and ends.
+# needs: kvm
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/hosts.sh"
+
+if ! hosts_start 3; then
+    echo "not ok - three hosts form a cluster"
+    show_logs
+    exit 1
+fi
+
+create() {
+    on 1 vm create "$@" --wait --kernel "$guest" --append "test=idle" --memory 32M >/dev/null
+}
+
+waits() { # NAME WORDS
+    on 1 vm show "$1" --format json | jq -r .waits | grep -q "$2"
+}
+
+has_begun() { # NAME
+    stage=$(on 1 vm show "$1" --format json | jq -r '.migration.stage // "none"')
+    [ "$stage" = reserved ] || [ "$stage" = incoming ]
+}
+
+process_of() { # NAME: its process on host 1, by the number it has there
+    uuid=$(machine_field "$1" uuid)
+    on 1 ps --format json | jq -r ".. | objects | select(.name? == \"$uuid\") | .pid"
+}
+
+signal() { # SIGNAL PID
+    nsenter --target "$(cat "$work/init1")" --pid kill "-$1" "$2"
+}
+
+on 1 cluster drain h2
+on 1 cluster drain h3
+create a --no-ha
+create b --no-ha
+create c
+create pinned --host h1
+on 1 cluster undrain h2
+on 1 cluster undrain h3
+report "four machines run on one host" test "$(on 1 vm ls --format json | jq -r '[.machines[].host] | unique | join(" ")')" = h1
+
+# Two that don't answer: their moves go on when they do, and not before.
+a=$(process_of a) b=$(process_of b) # who is stopped isn't listed
+signal STOP "$a"
+signal STOP "$b"
+for name in a b c; do
+    on 1 vm migrate $name --to h2 >/dev/null || echo "not ok - a move is asked for"
+done
+check "a move begins" has_begun a
+check "a second one as well" has_begun b
+check "the third waits for its turn" waits c "2 moves from or to host 'h.' are under way"
+on 1 vm ls >"$work/said"
+report "the list says so" grep -q "^c .*to move to 'h2': 2 moves" "$work/said"
+on 1 vm explain c >"$work/said"
+report "explain does as well" grep -q "^it waits: to move to 'h2'" "$work/said"
+report "it can be called off" sh -c "'$ferry' vm migrate c --cancel --runtime-dir '$work/run1' >/dev/null"
+report "then it waits for nothing" waits c '^$'
+report "one that waits for nothing has nothing to call off" says "isn't on the move" on 1 vm migrate c --cancel
+signal CONT "$a"
+signal CONT "$b"
+moves_have_ended() {
+    ! has_begun a && ! has_begun b && machine_is a running && machine_is b running
+}
+check "the moves end when they answer" moves_have_ended
+
+on 1 cluster drain h1 --wait >"$work/drained" 2>&1
+report "a drain that can't empty its host ends with an error" test $? = 1
+report "which says who can't leave" grep -q "pinned: it can't leave 'h1'" "$work/drained"
+report "and that it was given up" grep -q "1 machine is still on 'h1' and can't leave" "$work/drained"
+report "the others have left" test "$(on 1 vm ls --format json | jq -r '[.machines[] | select(.host == "h1") | .name] | join(" ")')" = pinned
+report "the machine that stays runs" machine_is pinned running
+report "a drain ends when its host is empty" on 1 cluster drain h3 --wait --timeout 60s
+report "no machine ran twice" witnesses
+[ "$failed" = 0 ] || { sed 's/^/# /' "$work/witnesses" "$work/drained"; show_logs; }
+exit 0
