@@ -33,8 +33,8 @@ signal() { # SIGNAL PID
     nsenter --target "$(cat "$work/init1")" --pid kill "-$1" "$2"
 }
 
-on 1 cluster drain h2
-on 1 cluster drain h3
+check "a host is drained" on 1 cluster drain h2
+check "another one is" on 1 cluster drain h3
 create a --no-ha
 create b --no-ha
 create c

@@ -15,7 +15,8 @@ writer() { at a run w "dirty size=1536K rate=0 seconds=0 writers=1" --memory 64M
 
 check "one vCPU that writes, and two that don't" writer
 receive b
-check "it moves, slowed" at a ferry migrate w "$place" --bandwidth 1M --downtime 1ms --throttle 99 --timeout 5m
+# All that it writes takes 375 ms; slowed as far as may be, it can't write a third of that meanwhile.
+check "it moves, slowed" at a ferry migrate w "$place" --bandwidth 4M --downtime 100ms --throttle 99 --timeout 5m
 await is_at b w running
 written=$(withheld 0)
 check "the one was" [ "$written" -gt 0 ]
