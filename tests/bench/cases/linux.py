@@ -10,8 +10,8 @@ from harness import BUILD, Case, Guest, Metric, Unavailable
 KERNEL = os.path.join(BUILD, "linux/vmlinuz")
 INITRD = os.path.join(BUILD, "linux/initramfs.cpio.gz")
 SILENCE = 300  # seconds: a kernel in a guest of an emulated host takes its time
-APPEND = ("console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests "
-          "ferry.mode=cmd=true")
+# The init is one that says a word at once: what else ours does depends on which devices there are.
+APPEND = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests rdinit=/bin/echo here"
 
 
 def measure(command):
@@ -22,7 +22,7 @@ def measure(command):
     try:
         # The kernel is quiet, so the first byte is its init's. Its own clock is no help: where it has to find out
         # how fast the TSC goes, it is wrong on an emulated host.
-        guest.wait_for(b"ferry-guest: ", SILENCE)
+        guest.wait_for(b"here", SILENCE)
         return {"first_line_ms": (guest.first_byte - guest.start) / 1e6}
     finally:
         guest.kill()
