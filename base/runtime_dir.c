@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/last_word.h"
 #include "base/local_socket.h"
 
 enum { LIST_LOCK_WAIT_SECONDS = 10 };
@@ -359,6 +360,30 @@ json_t *runtime_dir_read_exit(const struct runtime_dir *dir, const char *name)
     json_t *status = json_loadfd(exit_fd, 0, NULL);
     close(exit_fd);
     return status;
+}
+
+void runtime_dir_read_death(const struct runtime_dir *dir, const char *name, char *out)
+{
+    char end[8192];
+    const char *word = NULL;
+    int fd = open_machine_dir(dir, name);
+    int log_fd = fd < 0 ? -1 : openat(fd, "log", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    off_t length = log_fd < 0 ? 0 : lseek(log_fd, 0, SEEK_END);
+    off_t from = length > (off_t)sizeof(end) - 1 ? length - (off_t)sizeof(end) + 1 : 0;
+    ssize_t n = log_fd < 0 ? 0 : pread(log_fd, end, sizeof(end) - 1, from);
+    end[n > 0 ? n : 0] = 0;
+    for (char *found = end; (found = strstr(found, LAST_WORD)); word = found)
+        found += strlen(LAST_WORD);
+    if (word)
+        snprintf(out, RUNTIME_DEATH_SIZE, "died: %.*s", (int)strcspn(word, "\n"), word);
+    else
+        snprintf(out, RUNTIME_DEATH_SIZE,
+                 "died without a word: it was killed by force (kill -9; by the kernel, whose log "
+                 "says so, where memory ran out), or its host went down");
+    if (log_fd >= 0)
+        close(log_fd);
+    if (fd >= 0)
+        close(fd);
 }
 
 int runtime_dir_remove(const struct runtime_dir *dir, const char *name, struct error *err)

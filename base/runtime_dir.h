@@ -4,7 +4,7 @@
 //   DIR/.cpu-board       shared memory: who runs when, of machines that ferry slices itself
 //   DIR/NAME/lock        held by the machine's process for its life; this alone says that it lives
 //   DIR/NAME/control.sock, console.sock, log, console.log
-//   DIR/NAME/exit.json   how the last run ended; absent after a kill -9
+//   DIR/NAME/exit.json   how the last run ended; absent when a signal ended the process
 //
 // Locks are OFD locks: the kernel drops them with the process, however it ends, and they can be
 // looked at without being taken. A directory whose lock nobody holds is a dead machine's, whatever
@@ -73,6 +73,10 @@ int runtime_dir_list(const struct runtime_dir *dir,
 int runtime_dir_path(const struct runtime_dir *dir, const char *name, const char *file, char *out);
 // What exit.json says: a new object, or NULL when there is none or it can't be read.
 json_t *runtime_dir_read_exit(const struct runtime_dir *dir, const char *name);
+// How a machine died that left no exit.json, in `out` of RUNTIME_DEATH_SIZE bytes: "died: " and the
+// last word of its process (base/last_word.h), or what it means that there is none.
+enum { RUNTIME_DEATH_SIZE = 400 };
+void runtime_dir_read_death(const struct runtime_dir *dir, const char *name, char *out);
 // Removes a dead machine. -ENOENT, or -EBUSY when it lives, with a sentence.
 int runtime_dir_remove(const struct runtime_dir *dir, const char *name, struct error *err);
 

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/last_word.h"
 #include "base/log.h"
 #include "cli/terminal.h"
 
@@ -266,11 +267,10 @@ bool foreground_is_raw(const struct foreground *f)
 
 static int start_threads(struct foreground *f)
 {
-    // Signals are the loop's business, but for that of a denied system call, which is this
-    // thread's.
+    // Signals are the loop's business, but for those of what this thread itself does.
     sigset_t all, before;
     sigfillset(&all);
-    sigdelset(&all, SIGSYS);
+    last_word_leave_open(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
     int r = pthread_create(&f->writer, NULL, write_output, f);
     if (!r) {

@@ -17,8 +17,13 @@ static int describe_dead(const struct runtime_dir *dir, const char *name, struct
 {
     json_t *status = runtime_dir_read_exit(dir, name);
     const char *reason = json_string_value(json_object_get(status, "reason"));
-    error_set(err, ESRCH, "'%s' is not running (%s)", name,
-              reason ? reason : "its process died without a word");
+    char death[RUNTIME_DEATH_SIZE];
+    if (reason)
+        error_set(err, ESRCH, "'%s' is not running (%s)", name, reason);
+    else {
+        runtime_dir_read_death(dir, name, death);
+        error_set(err, ESRCH, "'%s' is not running (its process %s)", name, death);
+    }
     json_decref(status);
     return -ESRCH;
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include "base/last_word.h"
 #include "base/local_socket.h"
 #include "base/log.h"
 #include "base/runtime_dir.h"
@@ -202,6 +203,7 @@ static void on_signal(uv_signal_t *handle, int number)
         p->button_pressed = true;
         notify(p, "pressed the guest's power button; the same signal again kills it");
     } else {
+        log_info("killed by SIG%s", sigabbrev_np(number));
         machine_kill(p->machine);
     }
 }
@@ -329,6 +331,7 @@ static int claim(struct process *p, struct error *err)
     if (p->log_fd < 0)
         return p->log_fd;
     log_open(p->log_fd, LOG_LEVEL_INFO);
+    last_word_prepare();
     log_info("ferry %s, machine '%s'", FERRY_VERSION, p->config->name);
     return 0;
 }

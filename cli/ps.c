@@ -51,10 +51,14 @@ static json_t *describe_dead(const struct runtime_dir *dir, const char *name)
     json_t *summary = json_pack("{s:s, s:s}", "name", name, "state", "ended");
     json_t *status = runtime_dir_read_exit(dir, name);
     json_t *reason = json_object_get(status, "reason");
-    if (reason)
+    if (reason) {
         json_object_set(summary, "reason", reason);
-    else
+    } else {
+        char death[RUNTIME_DEATH_SIZE];
+        runtime_dir_read_death(dir, name, death);
         json_object_set_new(summary, "reason", json_string("died"));
+        json_object_set_new(summary, "death", json_string(death));
+    }
     json_t *code = json_object_get(status, "exit_status");
     if (code)
         json_object_set(summary, "exit_status", code);

@@ -10,6 +10,7 @@
 // Global, since a signal handler must find it. `saved` is complete before `raw_fd` is set.
 static struct termios saved;
 static atomic_int raw_fd = -1;
+static struct sigaction before[NSIG]; // what else the signals would do
 
 bool terminal_is_ours(int fd)
 {
@@ -26,13 +27,15 @@ void terminal_restore(void)
 static void on_end_signal(int number)
 {
     terminal_restore();
-    // The handler was for once (SA_RESETHAND): now the signal does what it would have done.
+    // Now the signal does what it would have done.
+    sigaction(number, &before[number], NULL);
     raise(number);
 }
 
 static void catch_signal(int number)
 {
-    struct sigaction action = {.sa_handler = on_end_signal, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction action = {.sa_handler = on_end_signal};
+    sigaction(number, NULL, &before[number]);
     sigaction(number, &action, NULL);
 }
 

@@ -16,8 +16,11 @@ static int report(const struct runtime_dir *dir, const char *name, struct wait_o
                   struct error *err)
 {
     json_t *status = runtime_dir_read_exit(dir, name);
-    if (!status)
-        return error_set(err, ESRCH, "the process of '%s' died without a word", name);
+    if (!status) {
+        char death[RUNTIME_DEATH_SIZE];
+        runtime_dir_read_death(dir, name, death);
+        return error_set(err, ESRCH, "the process of '%s' %s", name, death);
+    }
     o->status = (int)json_integer_value(json_object_get(status, "exit_status"));
     const char *reason = json_string_value(json_object_get(status, "reason"));
     if (o->common.format == OUTPUT_JSON)

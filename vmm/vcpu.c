@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/filter/thread_filter.h"
+#include "base/last_word.h"
 #include "base/log.h"
 #include "vmm/sched/slicer.h"
 
@@ -558,11 +559,10 @@ int vcpus_start(struct vcpus *vcpus, struct error *err)
     struct sigaction lease_action = {.sa_sigaction = on_lease_timer, .sa_flags = SA_SIGINFO};
     sigemptyset(&lease_action.sa_mask);
     sigaction(LEASE_SIGNAL, &lease_action, NULL);
-    // The process's other signals go to the main thread. A system call that the filter denies must
-    // reach its handler here: a blocked SIGSYS ends the process without a word.
+    // The process's other signals go to the main thread.
     sigset_t all, old;
     sigfillset(&all);
-    sigdelset(&all, SIGSYS);
+    last_word_leave_open(&all);
     sigdelset(&all, KICK_SIGNAL);
     sigdelset(&all, LEASE_SIGNAL);
     pthread_sigmask(SIG_SETMASK, &all, &old);

@@ -14,7 +14,12 @@
 #include <unistd.h>
 
 #include "base/filter/filters.h" // made at build time: filter_code[], filter_calls[]
+#include "base/last_word.h"
 #include "base/log.h"
+
+#ifndef SYS_SECCOMP
+#define SYS_SECCOMP 1 // asm-generic/siginfo.h
+#endif
 
 static atomic_bool armed;
 
@@ -40,9 +45,14 @@ static void on_denied(int signal_number, siginfo_t *info, void *context)
     (void)context;
     char thread[16] = "?";
     prctl(PR_GET_NAME, thread);
-    log_error("sandbox: thread '%s' tried the system call %s (%d), which its filter doesn't allow: "
-              "this process ends here. If it was no attack, report it; until then --sandbox off",
-              thread, call_name(info->si_syscall), info->si_syscall);
+    if (info->si_code != SYS_SECCOMP) // somebody sent it
+        log_error(LAST_WORD "SIGSYS was sent by process %d of user %u", (int)info->si_pid,
+                  info->si_uid);
+    else
+        log_error(LAST_WORD
+                  "sandbox: thread '%s' tried the system call %s (%d), which its filter "
+                  "doesn't allow. If it was no attack, report it; until then --sandbox off",
+                  thread, call_name(info->si_syscall), info->si_syscall);
     // The handler is gone (SA_RESETHAND): delivered on return, this ends the process.
     syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), signal_number);
 }

@@ -196,6 +196,11 @@ static void look_at_end(const struct local_machines *machines, const char *uuid,
         for (int i = 0; i < 3; i++)
             if (strcmp(reason, clean[i]) == 0)
                 look->view.end = END_CLEAN;
+    } else {
+        char death[RUNTIME_DEATH_SIZE];
+        runtime_dir_read_death(&machines->dir, uuid, death);
+        snprintf(look->reason, sizeof(look->reason), "its process %.*s", RECORD_TEXT_SIZE - 20,
+                 death);
     }
     if (spawn && spawn->reason[0]) {
         look->view.end = END_FAILED;

@@ -138,13 +138,19 @@ pid=$(ferry ps --format json | jq .[0].pid)
 kill -9 "$pid"
 await is_state dead ended
 says "kill -9: ps shows it" 0 "*dead *ended (died)*" ferry ps -a
-says "kill -9: wait says so" 1 "ferry: wait: the process of 'dead' died*" ferry wait dead
+says "kill -9: wait says so" 1 "ferry: wait: the process of 'dead' died without a word: it was killed by force*" ferry wait dead
 says "kill -9: stop says so" 1 "ferry: stop: 'dead' is not running (its process died*" ferry stop dead
 says "kill -9: the name can be used again" 0 "dead" run dead input
 pid=$(ferry ps --format json | jq .[0].pid)
 kill -STOP "$pid"
 says "a hung process is killed all the same" 0 "*its process * was killed*dead: killed" ferry kill dead
 says "kill -9: rm" 0 "" ferry rm dead
+run dead input --cpus 2 >/dev/null
+pid=$(ferry ps --format json | jq .[0].pid)
+kill -SEGV "$pid"
+await is_state dead ended
+says "a fault: wait says which" 1 "ferry: wait: the process of 'dead' died: SIGSEGV was sent by process $$ of *" ferry wait dead
+ferry rm dead
 
 # Its disk is free at once, although requests were under way.
 truncate -s 8M "$work/busy.img"
