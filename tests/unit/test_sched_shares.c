@@ -133,6 +133,37 @@ START_TEST(what_the_host_took_is_not_owed_for_ever)
 }
 END_TEST
 
+// The host takes a part of the CPU that the light ones share. The heavy one, which has the other
+// for itself, owes them nothing for that: it goes on, on its CPU, without waiting, also beside a
+// sleeper that wakes and has a debt at times.
+START_TEST(who_has_a_cpu_keeps_it)
+{
+    struct sim s;
+    sim_init(&s, 2, 1 + (uint64_t)_i);
+    s.reference = false;
+    struct sim_task *heavy = sim_add(&s, 400, 3 * MS, 0, 0);
+    struct sim_task *light = sim_add(&s, 100, 3 * MS, 0, 0);
+    struct sim_task *middle = sim_add(&s, 200, 3 * MS, 0, 0);
+    if (_i % 2)
+        sim_add(&s, 100, 3 * MS, MS / 3, 10 * MS);
+    sim_run(&s, SEC);
+    uint32_t cpu = s.cpu[1].task == heavy;
+    ck_assert_ptr_eq(s.cpu[cpu].task, heavy);
+    s.speed[!cpu] = 0.9;
+    double before[] = {heavy->served - (double)s.now, light->served, middle->served};
+    for (uint64_t end = s.now + 10 * SEC; s.now < end;) {
+        sim_run(&s, s.now + 1);
+        ck_assert_ptr_eq(s.cpu[cpu].task, heavy);
+        uint64_t next = s.cpu[0].ends < s.cpu[1].ends ? s.cpu[0].ends : s.cpu[1].ends;
+        sim_run(&s, next > s.now ? next : s.now + 1);
+    }
+    ck_assert(fabs(heavy->served - (double)s.now - before[0]) < 1e3);
+    double ratio = (middle->served - before[2]) / (light->served - before[1]);
+    ck_assert_msg(fabs(ratio / 2 - 1) < 0.005, "%.4f times the light one's", ratio);
+    sim_free(&s);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("sched_shares");
@@ -141,6 +172,7 @@ int main(void)
     tcase_add_loop_test(tc, windows_have_fair_shares, 0, sizeof(cases) / sizeof(cases[0]));
     tcase_add_loop_test(tc, who_has_a_cpu_owes_nobody, 0, 4);
     tcase_add_loop_test(tc, what_the_host_took_is_not_owed_for_ever, 0, 3);
+    tcase_add_loop_test(tc, who_has_a_cpu_keeps_it, 0, 4);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_set_tap(runner, "-");

@@ -11,7 +11,7 @@
 
 #include "base/clock.h"
 
-enum { BOARD_VERSION = 2, AREAS = 4, CACHE_LINE = 64, TOLD_LIMIT = 16 };
+enum { BOARD_VERSION = 3, AREAS = 4, CACHE_LINE = 64, TOLD_LIMIT = 16 };
 #define BOARD_MAGIC    UINT64_C(0x6472616f42797265) // "eryBoard"
 #define MEMBER_LOCKS   (INT64_C(1) << 40)           // far behind the file's contents
 #define LEASE_GRACE_NS (5 * NSEC_PER_MSEC)

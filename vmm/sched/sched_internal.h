@@ -23,6 +23,8 @@ struct sched_entity {
     uint64_t slice;
     uint64_t time, deadline; // virtual; while queued
     int64_t lag;             // ns of CPU; while not queued
+    int64_t debt;            // its lag, if below zero, when its run began or it became heavy
+    uint64_t heavy_round;    // the queue's, when it was last found heavy
     uint64_t budget;         // of its grant
     uint64_t started;        // its run; while running
     uint64_t release;        // while throttled; while late, when it is taken for asleep
@@ -35,6 +37,7 @@ struct sched_queue {
     uint32_t weights; // root of the tree by weight, heaviest first, of all that count here
     uint32_t heavy;   // list of those whose effective weight isn't their own
     uint32_t heavy_count;
+    uint64_t heavy_round; // number of searches for them
     uint32_t cpu_count;
     uint32_t count;
     struct sched_cpus cpus;
@@ -62,6 +65,7 @@ struct sched_policy {
     uint32_t queue_of[SCHED_CPUS_LIMIT]; // SCHED_NONE: not a CPU of ours
     uint32_t component[SCHED_CPUS_LIMIT];
     uint32_t current[SCHED_CPUS_LIMIT];
+    uint32_t last[SCHED_CPUS_LIMIT]; // who ran there last
     struct sched_queue queues[SCHED_CPUS_LIMIT];
     // Behind it: entities, their nodes by deadline or release, their nodes by weight, groups.
 };
@@ -94,8 +98,12 @@ void sched_queue_leave(struct sched_policy *p, uint32_t id, uint64_t now);
 void sched_queue_run(struct sched_policy *p, uint32_t id, uint64_t now);
 void sched_queue_ran(struct sched_policy *p, uint32_t id, int64_t ran, enum sched_state after);
 // Takes the bounds of lags to it, which its run may have moved: who has a whole CPU for itself has
-// all that it can use, so nobody owes it anything, even where the host gave it less of that CPU.
+// all that it can use, so nobody owes it anything, even where the host gave it less of that CPU;
+// nor does it owe anything where the host gave the others less of theirs.
 void sched_queue_settle(struct sched_policy *p, uint32_t id, uint64_t now);
+// Who has this idle CPU for itself and wants to go on, or SCHED_NONE. Another one's turn there
+// would only put two on the CPU that is left.
+uint32_t sched_queue_own(const struct sched_policy *p, uint32_t cpu, uint64_t now);
 // It was late, and waits.
 void sched_queue_return(struct sched_policy *p, uint32_t id);
 // Who is next, or SCHED_NONE.

@@ -143,7 +143,7 @@ void sched_policy_init(struct sched_policy *p, unsigned entities, unsigned group
     p->cpus = *cpus;
     for (uint32_t cpu = 0; cpu < SCHED_CPUS_LIMIT; cpu++) {
         p->component[cpu] = cpu;
-        p->current[cpu] = SCHED_NONE;
+        p->current[cpu] = p->last[cpu] = SCHED_NONE;
         p->queue_of[cpu] = SCHED_NONE;
         sched_queue_init(&p->queues[cpu]);
     }
@@ -523,7 +523,7 @@ static void grant_cpu(struct sched_policy *p, uint32_t cpu, uint32_t id, uint64_
     sched_cap_use(&e->cap, (int64_t)e->budget);
     sched_cap_use(group_cap(p, e), (int64_t)e->budget);
     e->cpu = cpu;
-    p->current[cpu] = id;
+    p->current[cpu] = p->last[cpu] = id;
     *grant = (struct sched_grant){.id = id, .budget = e->budget};
 }
 
@@ -542,7 +542,9 @@ bool sched_policy_pick(struct sched_policy *p, uint32_t cpu, uint64_t now,
         return false;
     release_due(p, now);
     for (;;) {
-        uint32_t id = sched_queue_first(p, &p->queues[p->queue_of[cpu]], now);
+        uint32_t id = sched_queue_own(p, cpu, now);
+        if (id == SCHED_NONE)
+            id = sched_queue_first(p, &p->queues[p->queue_of[cpu]], now);
         if (id == SCHED_NONE) {
             if (!p->mixed || !take_from_neighbour(p, cpu, now))
                 return false;

@@ -124,6 +124,12 @@ static void change(struct sched_policy *p, struct sched_queue *q, uint32_t id, u
 {
     struct sched_entity *e = sched_entity(p, id);
     int64_t left = to_service((int64_t)(e->deadline - e->time), e->effective);
+    uint64_t others = q->total - e->effective;
+    // What it changes by moves the average as well: so much more that its lag is right afterwards.
+    if (others)
+        lag = (int64_t)(((__int128)lag * (int64_t)(others + weight) -
+                         (__int128)sched_queue_lag(q, e, now) * weight) /
+                        (int64_t)others);
     if (is_in_tree(e))
         tree_take(p, q, id);
     struct sched_entity changed = *e;
@@ -144,6 +150,12 @@ static void reweigh(struct sched_policy *p, struct sched_queue *q, uint32_t id, 
     int64_t lag = sched_queue_lag(q, e, now);
     if (e->effective != weight || lag > most_lag)
         change(p, q, id, weight, lag < most_lag ? lag : most_lag, now);
+}
+
+static void note_debt(const struct sched_queue *q, struct sched_entity *e, uint64_t now)
+{
+    int64_t lag = sched_queue_lag(q, e, now);
+    e->debt = lag < 0 ? lag : 0;
 }
 
 struct heavy_search {
@@ -198,9 +210,14 @@ static void find_heavy(struct sched_policy *p, struct sched_queue *q, uint64_t n
     uint64_t share = s.cpus ? s.rest / s.cpus : SCHED_WEIGHT_DEFAULT << SCHED_WEIGHT_SHIFT;
     for (uint32_t id = q->heavy; id != SCHED_NONE; id = sched_entity(p, id)->heavy_next) {
         // A whole CPU is all that it can use: nobody can owe it more.
-        sched_entity(p, id)->heavy = true;
+        struct sched_entity *e = sched_entity(p, id);
+        e->heavy = true;
         reweigh(p, q, id, share ? (uint32_t)share : 1, 0, now);
+        if (e->heavy_round != q->heavy_round)
+            note_debt(q, e, now);
+        e->heavy_round = q->heavy_round + 1;
     }
+    q->heavy_round++;
 }
 
 static void unlink_heavy(struct sched_policy *p, struct sched_queue *q, uint32_t id)
@@ -268,6 +285,7 @@ void sched_queue_run(struct sched_policy *p, uint32_t id, uint64_t now)
     struct sched_entity *e = sched_entity(p, id);
     struct sched_queue *q = &p->queues[e->queue];
     tree_take(p, q, id);
+    note_debt(q, e, now);
     count_out(q, e);
     e->state = SCHED_RUNNING;
     e->started = now;
@@ -299,8 +317,8 @@ void sched_queue_settle(struct sched_policy *p, uint32_t id, uint64_t now)
     struct sched_queue *q = &p->queues[e->queue];
     int64_t lag = sched_queue_lag(q, e, now);
     int64_t settled = bounded(p, lag), most = (int64_t)p->longest_slice;
-    if (e->heavy && settled > most)
-        settled = most;
+    if (e->heavy)
+        settled = settled > most ? most : settled < e->debt ? e->debt : settled;
     if (lag != settled)
         change(p, q, id, e->effective, settled, now);
 }
@@ -310,6 +328,18 @@ void sched_queue_return(struct sched_policy *p, uint32_t id)
     struct sched_entity *e = sched_entity(p, id);
     e->state = SCHED_WAITING;
     tree_add(p, &p->queues[e->queue], id);
+}
+
+uint32_t sched_queue_own(const struct sched_policy *p, uint32_t cpu, uint64_t now)
+{
+    uint32_t id = p->last[cpu];
+    if (id == SCHED_NONE)
+        return SCHED_NONE;
+    const struct sched_entity *e = sched_entity(p, id);
+    const struct sched_queue *q = &p->queues[e->queue];
+    bool goes_on = e->state == SCHED_WAITING && e->heavy && e->cpu == cpu &&
+                   e->queue == p->queue_of[cpu] && sched_queue_lag(q, e, now) >= 0;
+    return goes_on ? id : SCHED_NONE;
 }
 
 uint32_t sched_queue_first(const struct sched_policy *p, const struct sched_queue *q, uint64_t now)
