@@ -11,22 +11,23 @@ QEMU = shutil.which("qemu-system-x86_64")
 QEMU_CPU = "host,-arch-capabilities"  # a guest that reads that MSR would be stopped on some KVMs
 
 
-def ferry(append, memory="128M", options=()):
-    return [FERRY, "run", "--kernel", GUEST, "--append", f"{append} exit=debug", "--memory", memory, "--debug-exit",
+def ferry(append, memory="128M", options=(), kernel=GUEST):
+    return [FERRY, "run", "--kernel", kernel, "--append", f"{append} exit=debug", "--memory", memory, "--debug-exit",
             *options]
 
 
-def qemu(machine, append, memory="128M", options=()):
+def qemu(machine, append, memory="128M", options=(), kernel=GUEST):
     if not QEMU:
         raise Unavailable("qemu-system-x86_64 is not installed")
     return [QEMU, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-M", machine, "-accel", "kvm",
             "-cpu", QEMU_CPU, "-m", memory, "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4",
-            "-kernel", GUEST, "-append", f"{append} exit=debug", *options]
+            "-kernel", kernel, "-append", f"{append} exit=debug", *options]
 
 
 MICROVM = "microvm,x-option-roms=off,pit=off,pic=off,rtc=off"
-# A stock kernel finds its timer by the PIT and its interrupts by the PIC first.
-MICROVM_LINUX = "microvm,x-option-roms=off,rtc=off"
+# A stock kernel finds its timer by the PIT and its interrupts by the PIC first, and waits for seconds for an RTC that
+# isn't there.
+MICROVM_LINUX = "microvm,x-option-roms=off,rtc=on"
 MICROVM_PCI = MICROVM + ",pcie=on"
 Q35 = "q35"
 
