@@ -146,8 +146,12 @@ static int status_command(int argc, char **argv)
     printf("cluster   %s\n", output_text_of(settings, "cluster"));
     printf("hosts     %" PRIu64 ", %" PRIu64 " alive\n", output_number_of(result, "hosts"),
            output_number_of(result, "hosts_alive"));
-    printf("machines  %" PRIu64 ", %" PRIu64 " running\n", output_number_of(result, "machines"),
+    printf("machines  %" PRIu64 ", %" PRIu64 " running", output_number_of(result, "machines"),
            output_number_of(result, "machines_running"));
+    if (output_number_of(result, "machines_deleted"))
+        printf("; %" PRIu64 " deleted, lost hosts may have something of them (`ferry vm ls --all`)",
+               output_number_of(result, "machines_deleted"));
+    putchar('\n');
     printf("manager   %s\n", output_text_of(result, "manager"));
     print_voters(result);
     if (json_is_true(json_object_get(settings, "held")))

@@ -29,7 +29,8 @@ int vm_await_state(const struct vm_options *o, const char *name, const char *sta
         snprintf(last, sizeof(last), "%.30s%s%.150s",
                  r ? "unknown" : output_text_of(machine, "state"), r ? ": " : " ",
                  r ? err->message : output_text_of(machine, "reason"));
-        bool there = !r && state && strcmp(output_text_of(machine, "state"), state) == 0;
+        const char *now = r ? "" : output_text_of(machine, "state");
+        bool there = strcmp(now, gone ? "deleted" : state) == 0;
         json_decref(machine);
         if (there)
             return 0;
@@ -44,12 +45,24 @@ int vm_await_state(const struct vm_options *o, const char *name, const char *sta
 static const struct option_spec look_options[] = {
     OPTIONS_FORMAT, OPTIONS_RUNTIME_DIR, OPTIONS_CLUSTER, {0}};
 
+static const struct option_spec list_options[] = {
+    {.name = "all",
+     .letter = 'a',
+     .kind = OPTION_FLAG,
+     .offset = offsetof(struct vm_options, all),
+     .help = "also deleted ones whose end a lost host hasn't confirmed"},
+    OPTIONS_FORMAT,
+    OPTIONS_RUNTIME_DIR,
+    OPTIONS_CLUSTER,
+    {0},
+};
+
 static int list(int argc, char **argv);
 static const struct subcommand vm_ls = {
     .name = "vm ls",
     .arguments = "",
     .summary = "lists machines: what is wanted, what is",
-    .options = look_options,
+    .options = list_options,
     .run = list,
 };
 
@@ -63,7 +76,7 @@ static int list(int argc, char **argv)
     int status = options_parse(&vm_ls, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    if (daemon_call(&o.common, "vm.list", NULL, &result, &err))
+    if (daemon_call(&o.common, "vm.list", json_pack("{s:b}", "all", o.all), &result, &err))
         return daemon_fail(&vm_ls, &err);
     if (o.common.format == OUTPUT_JSON) {
         output_json(result);

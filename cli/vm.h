@@ -11,7 +11,7 @@ struct vm_options {
     const char *file, *host, *restart, *request;
     json_t *flags;     // what the options say of the description
     json_t *placement; // and of the host
-    bool stopped, wait, force, debug_exit, cancel, no_ha;
+    bool stopped, wait, force, debug_exit, cancel, no_ha, all;
     uint64_t timeout;
 };
 

@@ -54,6 +54,18 @@ const struct subcommand vm_events = {
     .run = events,
 };
 
+static void print_left(const json_t *event)
+{
+    const char *reason = output_text_of(event, "reason");
+    const json_t *host;
+    size_t i;
+    printf("%s%s", reason, reason[0] ? "; " : "");
+    json_array_foreach(json_object_get(event, "hosts"), i, host)
+        printf("%s%s", i ? ", " : "is waited for on ", json_string_value(host));
+    if (!i)
+        printf("nothing of it is waited for any more");
+}
+
 static void print_event(const json_t *event, int format)
 {
     const char *kind = output_text_of(event, "event"), *name = output_text_of(event, "name");
@@ -75,8 +87,12 @@ static void print_event(const json_t *event, int format)
     else if (strcmp(kind, "wish") == 0)
         printf("is to be %s%s%s", output_text_of(event, "wish"),
                output_text_of(event, "move_to")[0] ? " on " : "", output_text_of(event, "move_to"));
+    else if (strcmp(kind, "left") == 0)
+        print_left(event);
     else
-        printf("%s", strcmp(kind, "delete") == 0 ? "is to be deleted" : kind);
+        printf("%s", strcmp(kind, "delete") == 0      ? "is to be deleted"
+                     : strcmp(kind, "forgotten") == 0 ? "has ended everywhere"
+                                                      : kind);
     if (stage[0])
         printf(", move to %s: %s", output_text_of(event, "target"), stage);
     putchar('\n');

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "cluster/records/cluster_mutant.h"
+#include "cluster/records/left.h"
 
 enum { BACKOFF_DOUBLINGS = 7 };
 #define BACKOFF_FIRST (NSEC_PER_SEC / 2)
@@ -78,6 +79,14 @@ static struct owner_record *change_owner(struct step *s)
     return owner;
 }
 
+// The other side of it may have a copy yet.
+static void forget_migration(const struct step *s, struct owner_record *owner)
+{
+    if (!CLUSTER_IS_MUTANT(MOVED_COPY_FORGOTTEN))
+        left_hosts_add_move(s->view, &owner->left, &owner->migration);
+    owner->migration = (struct migration_record){0};
+}
+
 static enum agent_action commit(struct step *s)
 {
     s->machine->committing = true;
@@ -96,7 +105,7 @@ static enum agent_action commit_start(struct step *s, uint64_t continues)
         owner->epoch--;
     owner->kept_epoch = continues ? continues : owner->epoch;
     owner->unbounded = s->entry->machine.value.machine.no_ha;
-    owner->migration = (struct migration_record){0};
+    forget_migration(s, owner);
     s->machine->committing_epoch = owner->epoch;
     s->machine->committing_continue = continues;
     return commit(s);
@@ -105,7 +114,10 @@ static enum agent_action commit_start(struct step *s, uint64_t continues)
 static enum agent_action commit_release(struct step *s, bool forget_wish)
 {
     struct owner_record *owner = change_owner(s);
-    *owner = (struct owner_record){.epoch = s->owner->epoch, .ran = s->owner->ran};
+    forget_migration(s, owner);
+    left_hosts_drop(&owner->left, s->self->host, s->self->incarnation); // nothing is here
+    *owner =
+        (struct owner_record){.epoch = s->owner->epoch, .ran = s->owner->ran, .left = owner->left};
     snprintf(owner->home, sizeof(owner->home), "%s", s->owner->host);
     if (forget_wish && s->entry->machine.mod) {
         change_compare(s->change, RECORD_MACHINE, s->entry->uuid, s->entry->machine.mod);
@@ -118,28 +130,45 @@ static enum agent_action commit_release(struct step *s, bool forget_wish)
     return commit(s);
 }
 
-// The end that a tombstone asked for is confirmed: nothing is left of the machine.
+// The owner confirms the end that a tombstone asked for: nothing is left of the machine here.
 static enum agent_action commit_removal(struct step *s)
 {
-    const struct tombstone_record *tombstone = &s->entry->tombstone.value.tombstone;
+    struct left_hosts left = {0};
+    left_hosts_add_owner(s->view, &left, s->owner);
+    left_hosts_drop(&left, s->self->host, s->self->incarnation);
     change_clear(s->change);
-    change_compare(s->change, RECORD_OWNER, s->entry->uuid, s->entry->owner.mod);
+    change_compare(s->change, RECORD_LIFE, s->self->host, s->self->life_mod);
+    change_bury(s->change, s->entry, &left);
+    return commit(s);
+}
+
+// Another one does; the last to do so removes the tombstone.
+static enum agent_action commit_end(struct step *s)
+{
+    const struct tombstone_record *old = &s->entry->tombstone.value.tombstone;
+    struct left_hosts left = old->left;
+    left_hosts_drop(&left, s->self->host, s->self->incarnation);
+    change_clear(s->change);
     change_compare(s->change, RECORD_LIFE, s->self->host, s->self->life_mod);
     change_compare(s->change, RECORD_TOMBSTONE, s->entry->uuid, s->entry->tombstone.mod);
-    change_remove(s->change, RECORD_OWNER, s->entry->uuid);
-    change_remove(s->change, RECORD_MACHINE, s->entry->uuid);
-    change_remove(s->change, RECORD_STATE, s->entry->uuid);
-    change_remove(s->change, RECORD_TOMBSTONE, s->entry->uuid);
-    change_remove(s->change, RECORD_NAME, tombstone->name);
+    if (!left.count) {
+        change_remove(s->change, RECORD_TOMBSTONE, s->entry->uuid);
+        return commit(s);
+    }
+    struct tombstone_record *new =
+        &change_put(s->change, RECORD_TOMBSTONE, s->entry->uuid)->tombstone;
+    *new = *old;
+    new->left = left;
     return commit(s);
 }
 
 static enum agent_action commit_migration(struct step *s, enum migration_stage stage)
 {
     struct owner_record *owner = change_owner(s);
-    owner->migration.stage = stage;
     if (stage == MIGRATION_NONE)
-        owner->migration = (struct migration_record){0};
+        forget_migration(s, owner);
+    else
+        owner->migration.stage = stage;
     return commit(s);
 }
 
@@ -196,7 +225,7 @@ static enum agent_action return_to_source(struct step *s)
     owner->incarnation = migration->source_incarnation;
     owner->epoch++;
     owner->unbounded = false; // nothing of this epoch runs
-    owner->migration = (struct migration_record){0};
+    forget_migration(s, owner);
     return commit(s);
 }
 
@@ -349,16 +378,32 @@ static enum agent_action step_foreign(struct step *s)
     return AGENT_DESTROY;
 }
 
-static enum agent_action step_tombstone(struct step *s, bool mine)
+// What is here of a machine that is to go, the last epoch of which is `epoch`.
+static enum agent_action end_local(const struct step *s, uint64_t epoch)
 {
     if (s->local->process == LOCAL_STARTING)
         return AGENT_WAIT;
     // A process of a later epoch than the record knows: the store was rolled back.
+    return s->local->process == LOCAL_INCOMING || s->local->epoch <= epoch ? AGENT_DESTROY
+                                                                           : AGENT_ORPHAN;
+}
+
+static enum agent_action step_tombstone(struct step *s, bool mine)
+{
     if (s->local->process != LOCAL_NONE)
-        return s->local->process == LOCAL_INCOMING || s->local->epoch <= s->owner->epoch
-                   ? AGENT_DESTROY
-                   : AGENT_ORPHAN;
+        return end_local(s, s->owner->epoch);
     return mine ? commit_removal(s) : AGENT_WAIT;
+}
+
+// Only the tombstone is left: hosts that had something of the machine have to look for it.
+static enum agent_action step_buried(struct step *s)
+{
+    const struct tombstone_record *tombstone = &s->entry->tombstone.value.tombstone;
+    if (s->local->process != LOCAL_NONE && !CLUSTER_IS_MUTANT(END_CONFIRMED_UNSEEN))
+        return end_local(s, tombstone->epoch);
+    return !s->self->over && left_hosts_has(&tombstone->left, s->self->host, s->self->incarnation)
+               ? commit_end(s)
+               : AGENT_WAIT;
 }
 
 enum agent_action agent_machine_step(const struct agent_self *self, const struct record_view *view,
@@ -377,6 +422,8 @@ enum agent_action agent_machine_step(const struct agent_self *self, const struct
     };
     if (machine->committing)
         return AGENT_WAIT;
+    if (entry && !entry->owner.mod && entry->tombstone.mod)
+        return step_buried(&s);
     if (!entry || !entry->owner.mod)
         return local->process == LOCAL_NONE ? AGENT_WAIT : AGENT_ORPHAN;
     s.owner = &entry->owner.value.owner;

@@ -10,6 +10,7 @@
 //     under the new incarnation and in the same epoch, whether its process still runs or not.
 //   - A process is destroyed on a committed record that says that it is not (or no longer) what
 //     runs the machine: a larger epoch, a tombstone. That a record is merely absent says nothing.
+//   - A deleted machine's end is confirmed only by who has looked and found no process of it.
 #pragma once
 
 #include "cluster/records/view.h"

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/failure_point.h"
 #include "base/log.h"
+#include "cluster/records/left.h"
 
 enum { STEPS_IN_A_ROW = 4 }; // of one machine, before the next one has its turn
 #define LOOK_EVERY (200 * NSEC_PER_MSEC)
@@ -277,7 +278,8 @@ static bool commit(struct agent_driver *driver, struct agent_slot *slot, struct 
 {
     struct error err;
     uint64_t revision = 0;
-    bool removes = change->puts[0].remove;
+    // The end of the machine here is confirmed.
+    bool removes = change->puts[0].remove || change->puts[0].key.kind == RECORD_TOMBSTONE;
     add_end(change, slot);
     pass_failure_point(driver, change, false);
     enum change_outcome outcome = exchange_commit(&driver->exchange, change, &revision, &err);
@@ -359,8 +361,11 @@ static int see_local(const char *uuid, bool alive, void *opaque)
 static bool concerns_us(const struct agent_driver *driver, const struct machine_entry *entry)
 {
     const struct owner_record *owner = &entry->owner.value.owner;
-    return entry->owner.mod && (strcmp(owner->host, driver->host) == 0 ||
-                                strcmp(owner->migration.target, driver->host) == 0);
+    if (!entry->owner.mod)
+        return entry->tombstone.mod &&
+               left_hosts_has(&entry->tombstone.value.tombstone.left, driver->host, UINT64_MAX);
+    return strcmp(owner->host, driver->host) == 0 ||
+           strcmp(owner->migration.target, driver->host) == 0;
 }
 
 static void forget_unseen(struct agent_driver *driver)

@@ -180,13 +180,17 @@ int api_cluster_status(struct api_call *call)
         return -call->err.code;
     int r = api_read(call);
     const struct record_view *view = &call->view;
-    int alive = 0, running = 0, voters = 0;
+    int alive = 0, running = 0, voters = 0, machines = 0, deleted = 0;
     size_t i;
     const json_t *member;
     for (i = 0; i < view->host_count; i++)
         alive += view->hosts[i].life.mod && !view->hosts[i].life.value.life.fenced;
-    for (i = 0; i < view->machine_count; i++)
-        running += strcmp(view->machines[i].state.value.state.state, "running") == 0;
+    for (i = 0; i < view->machine_count; i++) {
+        const struct machine_entry *entry = &view->machines[i];
+        machines += entry->machine.mod != 0;
+        deleted += entry->tombstone.mod && !entry->machine.mod;
+        running += strcmp(entry->state.value.state.state, "running") == 0;
+    }
     json_array_foreach(json_object_get(members, "members"), i, member)
     {
         const char *role = json_string_value(json_object_get(member, "role"));
@@ -194,13 +198,13 @@ int api_cluster_status(struct api_call *call)
     }
     if (!r) {
         call->result = json_pack(
-            "{s:o, s:o, s:I, s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:i}", "unreported",
+            "{s:o, s:o, s:I, s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "unreported",
             unreported_json(view), "settings", settings_json(&view->settings.value.settings),
             "revision", (json_int_t)view->revision, "manager", view->manager.value.manager.host,
             "members", json_incref(json_object_get(members, "members")), "voters", voters,
             "may_fail", voters ? (voters - 1) / 2 : 0, "hosts", (int)view->host_count,
-            "hosts_alive", alive, "machines", (int)view->machine_count, "machines_running",
-            running);
+            "hosts_alive", alive, "machines", machines, "machines_running", running,
+            "machines_deleted", deleted);
     }
     json_decref(members);
     return r;

@@ -26,6 +26,18 @@ static const char *name_of(const struct history *history, const struct record *r
     return entry && entry->machine.mod ? entry->machine.value.machine.name : "";
 }
 
+// It is written anew when the other records go, and with each host that is waited for no longer.
+static json_t *describe_tombstone(const struct tombstone_record *tombstone)
+{
+    if (!tombstone->left.count && !tombstone->reason[0])
+        return json_pack("{s:s}", "event", "delete");
+    json_t *hosts = json_array();
+    for (unsigned i = 0; i < tombstone->left.count; i++)
+        json_array_append_new(hosts, json_string(tombstone->left.hosts[i].host));
+    return json_pack("{s:s, s:o, s:s}", "event", "left", "hosts", hosts, "reason",
+                     tombstone->reason);
+}
+
 // What there is to say of it; NULL: nothing that concerns people. A migration's token is a secret.
 static json_t *describe(const struct record *record, bool gone)
 {
@@ -53,7 +65,8 @@ static json_t *describe(const struct record *record, bool gone)
                    ? NULL
                    : json_pack("{s:s, s:s}", "event", "declared-dead", "host", record->key.name);
     case RECORD_TOMBSTONE:
-        return gone ? NULL : json_pack("{s:s}", "event", "delete");
+        return gone ? json_pack("{s:s}", "event", "forgotten")
+                    : describe_tombstone(&value->tombstone);
     default:
         return NULL;
     }

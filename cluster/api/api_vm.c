@@ -61,26 +61,70 @@ static json_t *machine_json(struct waits *waits, const struct machine_entry *ent
                      (int)state->restarts, "waits", text, "stuck", stuck);
 }
 
+// One that was deleted, of which hosts that are lost may have something yet.
+static bool is_buried(const struct machine_entry *entry)
+{
+    return entry->tombstone.mod && !entry->machine.mod;
+}
+
+static json_t *buried_json(const struct machine_entry *entry)
+{
+    const struct tombstone_record *tombstone = &entry->tombstone.value.tombstone;
+    json_t *left = json_array();
+    char hosts[RECORD_TEXT_SIZE] = "";
+    size_t length = 0;
+    for (unsigned i = 0; i < tombstone->left.count; i++) {
+        json_array_append_new(left, json_string(tombstone->left.hosts[i].host));
+        if (length < sizeof(hosts))
+            length += (size_t)snprintf(hosts + length, sizeof(hosts) - length, "%s'%s'",
+                                       i ? ", " : "", tombstone->left.hosts[i].host);
+    }
+    char text[2 * RECORD_TEXT_SIZE];
+    snprintf(text, sizeof(text), "for host %s to confirm that nothing of it is left there", hosts);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:s, s:s, s:b}", "name", tombstone->name,
+                     "uuid", entry->uuid, "wish", "deleted", "state", "deleted", "host", "",
+                     "epoch", (json_int_t)tombstone->epoch, "left", left, "reason",
+                     tombstone->reason, "waits", text, "stuck", 0);
+}
+
 int api_vm_list(struct api_call *call)
 {
     struct waits waits = {0};
+    bool all = json_is_true(json_object_get(call->params, "all"));
     int r = api_read(call);
     json_t *list = json_array();
     if (!r && waits_init(&waits, &call->view))
         r = error_set(&call->err, ENOMEM, "out of memory");
-    for (size_t i = 0; !r && i < call->view.machine_count; i++)
-        if (call->view.machines[i].machine.mod)
-            json_array_append_new(list, machine_json(&waits, &call->view.machines[i]));
+    for (size_t i = 0; !r && i < call->view.machine_count; i++) {
+        const struct machine_entry *entry = &call->view.machines[i];
+        if (entry->machine.mod)
+            json_array_append_new(list, machine_json(&waits, entry));
+        else if (all && is_buried(entry))
+            json_array_append_new(list, buried_json(entry));
+    }
     waits_free(&waits);
     call->result =
         json_pack("{s:o, s:I}", "machines", list, "revision", (json_int_t)call->view.revision);
     return r;
 }
 
+// A deleted one has its UUID alone: its name may be another's.
+static const struct machine_entry *find_buried(struct api_call *call)
+{
+    const char *uuid = api_text(call, "name", true);
+    const struct machine_entry *entry = uuid ? record_view_machine(&call->view, uuid) : NULL;
+    return entry && is_buried(entry) ? entry : NULL;
+}
+
 int api_vm_show(struct api_call *call)
 {
     int r = api_read(call);
-    const struct machine_entry *entry = r ? NULL : api_find_machine(call);
+    const struct machine_entry *entry = r ? NULL : find_buried(call);
+    if (entry) {
+        call->result = buried_json(entry);
+        return 0;
+    }
+    entry = r ? NULL : api_find_machine(call);
     if (!entry)
         return -call->err.code;
     struct waits waits;

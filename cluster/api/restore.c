@@ -8,7 +8,7 @@
 #include "base/ids.h"
 #include "cluster/member/certificates.h"
 #include "cluster/member/member_internal.h"
-#include "cluster/records/records.h"
+#include "cluster/records/left.h"
 #include "cluster/store/backup.h"
 
 struct restoring {
@@ -82,6 +82,7 @@ static int free_owners(const struct restoring *restoring, struct store_machine *
 {
     struct store_bytes first = store_string(record_kind_prefix(RECORD_OWNER));
     struct mvcc_key *key = mvcc_lower_bound(&machine->mvcc, first);
+    const struct record_view none = {0}; // all its hosts are lost
     for (; key; key = mvcc_following(key)) {
         const struct mvcc_version *version = mvcc_newest(key);
         struct record_key name;
@@ -96,6 +97,7 @@ static int free_owners(const struct restoring *restoring, struct store_machine *
             return r;
         after.owner.epoch = generation_first_epoch(restoring->generation);
         after.owner.ran = value.owner.ran;
+        left_hosts_add_owner(&none, &after.owner.left, &value.owner);
         record_free(RECORD_OWNER, &value);
         r = put(machine, &name, &after);
         if (r)

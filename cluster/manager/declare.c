@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cluster/records/cluster_mutant.h"
+#include "cluster/records/left.h"
 
 static int check_machine(const struct record_view *view, const struct owner_record *owner,
                          const char *name, struct error *err)
@@ -46,6 +47,7 @@ int declare_machine_dead(const struct record_view *view, const struct machine_en
     struct owner_record *new = &change_put(change, RECORD_OWNER, entry->uuid)->owner;
     new->epoch = old->epoch + 1;
     new->ran = old->ran;
+    left_hosts_add_owner(view, &new->left, old);
     snprintf(new->home, sizeof(new->home), "%s", old->host);
     struct state_record *state = &change_put(change, RECORD_STATE, entry->uuid)->state;
     state->restarts = entry->state.value.state.restarts;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cluster/records/cluster_mutant.h"
+#include "cluster/records/left.h"
 
 void manager_init(struct manager *manager,
                   bool (*place)(void *opaque, const struct record_view *view,
@@ -134,6 +135,7 @@ static struct owner_record *change_owner(struct record_view *view, struct machin
     struct owner_record *new = &change_put(change, RECORD_OWNER, entry->uuid)->owner;
     new->epoch = old->epoch + 1;
     new->ran = old->ran;
+    left_hosts_add_owner(view, &new->left, old);
     snprintf(new->home, sizeof(new->home), "%s",
              old->stage == OWNER_STARTED ? old->host : old->home);
     new->kept_epoch = old->stage == OWNER_STARTED ? old->epoch : old->kept_epoch;
@@ -158,19 +160,47 @@ static void show_all_as_before(struct manager_changes *changes)
     }
 }
 
+// A deleted machine whose owner is over or none: its records go, so that its name is free. Of what
+// its hosts may have yet the tombstone is kept until they have looked.
 static void remove_machine(struct record_view *view, struct machine_entry *entry,
                            struct manager_changes *changes)
 {
+    struct left_hosts left = {0};
     struct change *change = next_change(changes, view);
     if (!change)
         return;
-    change_compare(change, RECORD_OWNER, entry->uuid, entry->owner.mod);
+    left_hosts_add_owner(view, &left, &entry->owner.value.owner);
+    left_hosts_drop_excused(view, &left);
+    if (CLUSTER_IS_MUTANT(TOMBSTONE_DROPPED_EARLY))
+        left.count = 0;
+    change_bury(change, entry, &left);
+}
+
+// Hosts that were removed or declared dead never confirm anything. One a step, in a change that
+// says so; what is waited for by nobody goes.
+static void tend_tombstone(struct record_view *view, const struct machine_entry *entry,
+                           struct manager_changes *changes)
+{
+    const struct tombstone_record *old = &entry->tombstone.value.tombstone;
+    const char *excuse = NULL;
+    unsigned at = 0;
+    while (at < old->left.count && !(excuse = left_host_excuse(view, &old->left.hosts[at])))
+        at++;
+    struct change *change = excuse || !old->left.count ? next_change(changes, view) : NULL;
+    if (!change)
+        return;
     change_compare(change, RECORD_TOMBSTONE, entry->uuid, entry->tombstone.mod);
-    change_remove(change, RECORD_OWNER, entry->uuid);
-    change_remove(change, RECORD_MACHINE, entry->uuid);
-    change_remove(change, RECORD_STATE, entry->uuid);
-    change_remove(change, RECORD_TOMBSTONE, entry->uuid);
-    change_remove(change, RECORD_NAME, entry->tombstone.value.tombstone.name);
+    if (!old->left.count) {
+        change_remove(change, RECORD_TOMBSTONE, entry->uuid);
+        return;
+    }
+    const struct left_host *gone = &old->left.hosts[at];
+    const struct host_entry *host = record_view_host(view, gone->host);
+    change_compare(change, RECORD_LIFE, gone->host, host ? host->life.mod : 0);
+    struct tombstone_record *new = &change_put(change, RECORD_TOMBSTONE, entry->uuid)->tombstone;
+    *new = *old;
+    left_hosts_drop(&new->left, gone->host, gone->incarnation);
+    snprintf(new->reason, sizeof(new->reason), "host '%s' %s", gone->host, excuse);
 }
 
 // Why a machine waits, for people; only when it is something new.
@@ -401,8 +431,11 @@ void manager_step(struct manager *manager, struct record_view *view, uint64_t no
         struct machine_entry *entry = &view->machines[i];
         const struct owner_record *owner = &entry->owner.value.owner;
         bool wanted = entry->machine.mod && entry->machine.value.machine.wish == WISH_RUNNING;
-        if (!entry->owner.mod)
+        if (!entry->owner.mod) {
+            if (entry->tombstone.mod)
+                tend_tombstone(view, entry, changes);
             continue;
+        }
         bool free = owner->stage == OWNER_NONE || record_view_owner_is_gone(view, owner);
         if (!free && record_view_owner_is_over(view, owner)) {
             say_lost(view, entry, changes);

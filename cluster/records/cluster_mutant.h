@@ -24,6 +24,9 @@
     X(FENCE_TAKES_UNBOUNDED, "takes a machine without a deadline from a host that is only fenced") \
     X(DECLARE_ON_LIVE_HOST, "declares a machine dead though its host isn't fenced")                \
     X(DECLARE_WITHOUT_COMPARE, "declares dead what nobody has looked at")                          \
+    X(TOMBSTONE_DROPPED_EARLY, "a tombstone goes before the lost host has confirmed the end")      \
+    X(MOVED_COPY_FORGOTTEN, "a tombstone doesn't wait for the source of a move")                   \
+    X(END_CONFIRMED_UNSEEN, "an agent confirms a machine's end while its process is there")        \
     X(DEADLINE_RELATIVE, "sim: a machine counts its deadline from the message")                    \
     X(RENEWED_AFTER_EXPIRY, "sim: a machine takes a deadline after the last one passed")           \
     X(NO_CHECK_BEFORE_RUN, "sim: a stopped machine goes on without looking at its deadline")       \

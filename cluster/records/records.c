@@ -223,6 +223,13 @@ static const struct field uuid_fields[] = {
 static const struct field tombstone_fields[] = {
     FIELD("epoch", tombstone_record, epoch, FIELD_NUMBER, false),
     FIELD("name", tombstone_record, name, FIELD_TEXT, false),
+    FIELD("reason", tombstone_record, reason, FIELD_TEXT, true),
+    {0},
+};
+
+static const struct field left_fields[] = {
+    FIELD("host", left_host, host, FIELD_TEXT, false),
+    FIELD("incarnation", left_host, incarnation, FIELD_NUMBER, false),
     {0},
 };
 
@@ -352,13 +359,51 @@ static char **owned_text(const struct owned *owned, const union record_value *va
     return (char **)((char *)value + owned->offset);
 }
 
-// What the tables can't say: a record within a record, and texts that are owned.
+static struct left_hosts *left_of(enum record_kind kind, union record_value *value)
+{
+    return kind == RECORD_OWNER       ? &value->owner.left
+           : kind == RECORD_TOMBSTONE ? &value->tombstone.left
+                                      : NULL;
+}
+
+static int encode_left(const struct left_hosts *left, json_t *object)
+{
+    json_t *list = json_array();
+    int r = list ? 0 : -ENOMEM;
+    for (unsigned i = 0; i < left->count && !r; i++)
+        r = json_array_append_new(list, encode_fields(left_fields, &left->hosts[i]));
+    if (!r)
+        return json_object_set_new(object, "left", list);
+    json_decref(list);
+    return r;
+}
+
+static int decode_left(const json_t *list, struct left_hosts *left, struct error *err)
+{
+    const json_t *one;
+    size_t i;
+    if (!json_is_array(list) || json_array_size(list) > LEFT_HOSTS)
+        return error_set(err, EBADMSG, "the field 'left' is not what it should be");
+    json_array_foreach(list, i, one)
+    {
+        int r = decode_fields(left_fields, one, &left->hosts[left->count], err);
+        if (r)
+            return r;
+        left->count++;
+    }
+    return 0;
+}
+
+// What the tables can't say: a record within a record, a list, and texts that are owned.
 static int encode_rest(enum record_kind kind, const union record_value *value, json_t *object)
 {
     int r = 0;
     if (kind == RECORD_OWNER && value->owner.migration.stage != MIGRATION_NONE)
         r = json_object_set_new(object, "migration",
                                 encode_fields(migration_fields, &value->owner.migration));
+    const struct left_hosts *left = left_of(kind, (union record_value *)(uintptr_t)value);
+    if (!r && left && left->count)
+        r = encode_left(left, object);
     for (int i = 0; i < OWNED_TEXTS && !r; i++) {
         const char *text = owned_texts[i].kind == kind ? *owned_text(&owned_texts[i], value) : NULL;
         if (text)
@@ -370,9 +415,14 @@ static int encode_rest(enum record_kind kind, const union record_value *value, j
 static int decode_rest(enum record_kind kind, const json_t *object, union record_value *value,
                        struct error *err)
 {
-    const json_t *part = json_object_get(object, "migration");
-    if (kind == RECORD_OWNER && part)
-        return decode_fields(migration_fields, part, &value->owner.migration, err);
+    const json_t *part = json_object_get(object, "left");
+    struct left_hosts *left = left_of(kind, value);
+    int r = left && part ? decode_left(part, left, err) : 0;
+    part = json_object_get(object, "migration");
+    if (!r && kind == RECORD_OWNER && part)
+        r = decode_fields(migration_fields, part, &value->owner.migration, err);
+    if (r)
+        return r;
     for (int i = 0; i < OWNED_TEXTS; i++) {
         part = owned_texts[i].kind == kind ? json_object_get(object, owned_texts[i].field) : NULL;
         if (!part)

@@ -140,6 +140,17 @@ struct migration_record {
     uint32_t tries; // in a row that a drain has made, this one included; 0: a person's
 };
 
+// cluster/records/left.h
+enum { LEFT_HOSTS = 8 };
+struct left_host {
+    char host[NAME_LIMIT + 1];
+    uint64_t incarnation;
+};
+struct left_hosts {
+    unsigned count;
+    struct left_host hosts[LEFT_HOSTS];
+};
+
 struct owner_record {
     enum owner_stage stage;
     char host[NAME_LIMIT + 1]; // "" with OWNER_NONE
@@ -152,6 +163,7 @@ struct owner_record {
     bool unbounded;
     bool ran;                  // it has run some time: its disks have their epoch files
     char home[NAME_LIMIT + 1]; // the host that had started it before; "" none
+    struct left_hosts left;    // those that may have something of it yet
     struct migration_record migration;
 };
 
@@ -168,8 +180,11 @@ struct uuid_record { // RECORD_NAME, RECORD_REQUEST
 };
 
 struct tombstone_record {
-    uint64_t epoch;
+    uint64_t epoch; // nothing of a later one ever ran; known for good when the owner record is gone
     char name[NAME_LIMIT + 1]; // the index that goes with it
+    // When the machine's other records are gone: who has to confirm its end yet.
+    struct left_hosts left;
+    char reason[RECORD_TEXT_SIZE]; // why the last one that didn't confirm needn't any more; or ""
 };
 
 union record_value {

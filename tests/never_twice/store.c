@@ -90,6 +90,28 @@ static void note_given(struct world *world, const struct change *change)
     }
 }
 
+static bool is_declared_dead(const struct world *world, const struct host *host)
+{
+    const struct host_entry *entry = record_view_host(&world->store, host->name);
+    return entry && entry->life.value.life.declared_dead;
+}
+
+// A deleted machine is forgotten only when no host has anything of it, but what never ran and can't
+// any more: that ends by itself.
+static void judge_forgotten(struct world *world, const char *uuid)
+{
+    int machine = machine_index(world, uuid);
+    for (int i = 0; i < PROCESSES; i++) {
+        const struct process *process = &world->processes[i];
+        if (process->phase == PROCESS_FREE || process->phase == PROCESS_INCOMING ||
+            process->machine != machine || (process->phase != PROCESS_BEGUN && !process->on_host) ||
+            is_declared_dead(world, &world->hosts[process->host]))
+            continue;
+        world_fail(world, "machine %d is forgotten while %s has a process of it (epoch %lu)",
+                   machine, world->hosts[process->host].name, process->epoch);
+    }
+}
+
 static enum change_outcome commit(struct world *world, const struct change *change)
 {
     bool holds = true;
@@ -101,6 +123,9 @@ static enum change_outcome commit(struct world *world, const struct change *chan
     for (unsigned i = 0; i < change->put_count; i++)
         world->fences +=
             change->puts[i].key.kind == RECORD_LIFE && change->puts[i].value.life.fenced;
+    for (unsigned i = 0; i < change->put_count; i++)
+        if (change->puts[i].key.kind == RECORD_TOMBSTONE && change->puts[i].remove)
+            judge_forgotten(world, change->puts[i].key.name);
     note_given(world, change);
     if (record_view_apply(&world->store, change, ++world->revision))
         abort();

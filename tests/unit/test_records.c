@@ -9,7 +9,7 @@
 #include "cluster/agent/renewal.h"
 #include "cluster/manager/declare.h"
 #include "cluster/manager/manager.h"
-#include "cluster/records/view.h"
+#include "cluster/records/left.h"
 
 static struct store_bytes bytes_of(const char *text)
 {
@@ -56,6 +56,7 @@ static const union record_value samples[RECORD_KINDS] = {
                                 .epoch = 12,
                                 .kept_epoch = 11,
                                 .unbounded = true,
+                                .left = {.count = 2, .hosts = {{"c", 3}, {"d", 1}}},
                                 .migration = {.stage = MIGRATION_SWITCHING,
                                               .id = "m",
                                               .target = "b",
@@ -71,7 +72,10 @@ static const union record_value samples[RECORD_KINDS] = {
                                 .since_ms = 1,
                                 .restarts = 2}},
     [RECORD_NAME] = {.uuid = {.uuid = "u"}},
-    [RECORD_TOMBSTONE] = {.tombstone = {.epoch = 12, .name = "web"}},
+    [RECORD_TOMBSTONE] = {.tombstone = {.epoch = 12,
+                                        .name = "web",
+                                        .left = {.count = 1, .hosts = {{"a", 5}}},
+                                        .reason = "host 'b' was declared dead"}},
     [RECORD_REQUEST] = {.uuid = {.uuid = "u"}},
 };
 
@@ -145,6 +149,11 @@ static const struct {
     {RECORD_OWNER, "{\"v\":1,\"stage\":\"mine\",\"host\":\"a\",\"incarnation\":1,\"epoch\":1}",
      "'stage'"},
     {RECORD_OWNER, "{\"v\":1,\"v\":1}", "not a JSON object"},
+    {RECORD_TOMBSTONE, "{\"v\":1,\"epoch\":1,\"name\":\"m\",\"left\":{}}", "'left'"},
+    {RECORD_TOMBSTONE, "{\"v\":1,\"epoch\":1,\"name\":\"m\",\"left\":[{\"host\":\"a\"}]}",
+     "'incarnation'"},
+    {RECORD_TOMBSTONE, "{\"v\":1,\"epoch\":1,\"name\":\"m\",\"left\":[{},{},{},{},{},{},{},{},{}]}",
+     "'left'"},
 };
 
 START_TEST(test_value_refused)
@@ -267,6 +276,68 @@ START_TEST(test_view)
     ck_assert(record_view_owner_is_over(&view, &owner)); // it has had five
     owner.incarnation = 5;
     ck_assert(!record_view_owner_is_over(&view, &owner));
+    record_view_free(&view);
+}
+END_TEST
+
+// What a version of before has written names nobody.
+START_TEST(test_tombstone_of_before)
+{
+    union record_value value;
+    ck_assert_int_eq(record_decode(RECORD_TOMBSTONE,
+                                   bytes_of("{\"v\":1,\"epoch\":3,\"name\":\"web\"}"), &value,
+                                   NULL),
+                     0);
+    ck_assert_uint_eq(value.tombstone.left.count, 0);
+    ck_assert_uint_eq(value.tombstone.epoch, 3);
+}
+END_TEST
+
+START_TEST(test_left_hosts)
+{
+    struct record_view view;
+    struct change change;
+    struct left_hosts left = {0};
+    char name[4] = "h0";
+    record_view_init(&view);
+    change_clear(&change);
+    for (int i = 0; i < 3; i++, name[1]++) {
+        struct life_record *life = &change_put(&change, RECORD_LIFE, name)->life;
+        life->incarnation = 5;
+        life->fenced = i != 1;
+        life->declared_dead = i == 2;
+    }
+    ck_assert_int_eq(record_view_apply(&view, &change, 1), 0);
+    const struct owner_record owner = {
+        .stage = OWNER_STARTED,
+        .host = "h0",
+        .incarnation = 5,
+        .left = {.count = 1, .hosts = {{"h1", 4}}},
+        .migration = {.stage = MIGRATION_DONE, .source = "h2", .source_incarnation = 5}};
+    left_hosts_add_owner(&view, &left, &owner);
+    ck_assert_uint_eq(left.count, 3);
+    ck_assert(left_hosts_has(&left, "h1", 4) && left_hosts_has(&left, "h1", 9));
+    ck_assert(!left_hosts_has(&left, "h1", 3) && !left_hosts_has(&left, "h3", 9));
+    left_hosts_add(&view, &left, "h1", 3); // the later one stays
+    left_hosts_drop(&left, "h1", 3);
+    ck_assert_uint_eq(left.count, 3);
+    // Declared dead, and another host of that name.
+    left_hosts_add(&view, &left, "h1", 6);
+    left_hosts_drop_excused(&view, &left);
+    ck_assert_uint_eq(left.count, 1);
+    ck_assert(left_hosts_has(&left, "h0", 5));
+    // Too many: h1, which isn't lost, makes room.
+    left_hosts_add(&view, &left, "h1", 5);
+    for (int i = 0; i < LEFT_HOSTS - 1; i++, name[1]++) {
+        change_clear(&change);
+        change_put(&change, RECORD_LIFE, name)->life.fenced = true;
+        ck_assert_int_eq(record_view_apply(&view, &change, 2), 0);
+        left_hosts_add(&view, &left, name, 1);
+    }
+    ck_assert_uint_eq(left.count, LEFT_HOSTS);
+    ck_assert(left_hosts_has(&left, "h0", 5) && !left_hosts_has(&left, "h1", 9));
+    left_hosts_add(&view, &left, "hx", 1); // and of those that are lost the first
+    ck_assert(!left_hosts_has(&left, "h0", 5) && left_hosts_has(&left, "hx", 1));
     record_view_free(&view);
 }
 END_TEST
@@ -587,6 +658,8 @@ int main(void)
     tcase_add_test(tc, test_form_of_what_has_no_deadline);
     tcase_add_test(tc, test_keys);
     tcase_add_test(tc, test_view);
+    tcase_add_test(tc, test_tombstone_of_before);
+    tcase_add_test(tc, test_left_hosts);
     tcase_add_test(tc, test_settings);
     tcase_add_test(tc, test_renewal);
     tcase_add_test(tc, test_register);
