@@ -633,6 +633,15 @@ static void clean_up(struct process *p, bool forget)
     runtime_dir_close(&p->dir);
 }
 
+// What is large and zero at first, and used in part or for a moment only, gets pages of its own. In
+// the heap it would lie where something else has been, so that calloc() writes its zeros.
+static void spare_memory(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 32 << 10);
+    mallopt(M_TRIM_THRESHOLD, 32 << 10);
+    mallopt(M_TOP_PAD, 0);
+}
+
 // A stack as large as the shell's limit (8 MiB) gets a huge page on hosts that give those to all:
 // 2 MiB of memory for a few frames, and each thread has one. Smaller than that page, none can.
 static void limit_thread_stacks(void)
@@ -660,6 +669,7 @@ int machine_process_run(struct machine_config *config, const struct process_opti
     };
     memset(&p.files, 0xff, sizeof(p.files));
     limit_thread_stacks();
+    spare_memory();
     int r = uv_loop_init(&p.loop);
     if (r) {
         error_set_errno(err, -r, "preparing the event loop");
