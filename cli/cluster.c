@@ -2,9 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
-#include "base/clock.h"
 #include "base/units.h"
 #include "cli/cluster.h"
 #include "cli/commands.h"
@@ -18,7 +16,7 @@ struct cluster_options {
     const char *host; // the argument, where there is one
 };
 
-enum { STUCK_LOOKS = 10 }; // in a row, before a drain is given up
+enum { STUCK_LOOKS = 20 }; // in a row, before a drain is given up
 
 static const struct option_spec common_options[] = {
     OPTIONS_FORMAT, OPTIONS_RUNTIME_DIR, OPTIONS_CLUSTER, {0}};
@@ -247,47 +245,62 @@ static const struct subcommand cluster_drain = {
     .run = drain,
 };
 
-// How many machines the host has, and how many of them can't leave; with `print` they are told.
-static int count_left(const struct cluster_options *o, bool print, unsigned *left, unsigned *stuck,
-                      struct error *err)
+// A drain that is waited for.
+struct emptying {
+    const char *host;
+    unsigned left, stuck; // machines that it has, and how many of them can't leave
+    unsigned still;       // looks in a row at which none could
+    json_t *last;         // what was listed last
+};
+
+static int look_at_rest(void *opaque, const json_t *list, struct error *err)
 {
-    json_t *result = NULL, *machine;
+    struct emptying *emptying = opaque;
+    const json_t *machine;
     size_t i;
-    int r = daemon_call(&o->common, "vm.list", NULL, &result, err);
-    *left = *stuck = 0;
-    json_array_foreach(json_object_get(result, "machines"), i, machine)
+    if (!list)
+        return 1;
+    json_decref(emptying->last);
+    emptying->last = json_incref((json_t *)(uintptr_t)list);
+    emptying->left = emptying->stuck = 0;
+    json_array_foreach(json_object_get(list, "machines"), i, machine)
     {
-        if (strcmp(output_text_of(machine, "host"), o->host) != 0)
+        if (strcmp(output_text_of(machine, "host"), emptying->host) != 0)
             continue;
-        ++*left;
-        *stuck += json_is_true(json_object_get(machine, "stuck"));
-        if (print)
+        emptying->left++;
+        emptying->stuck += json_is_true(json_object_get(machine, "stuck"));
+    }
+    // A short while: what is on its way may make room.
+    emptying->still = emptying->stuck == emptying->left ? emptying->still + 1 : 0;
+    if (!emptying->left)
+        return 0;
+    error_set(err, EBUSY, "%u machine%s on '%s' %s", emptying->left,
+              emptying->left == 1 ? " is still" : "s are still", emptying->host,
+              emptying->still < STUCK_LOOKS ? "after that time" : "and can't leave");
+    return emptying->still < STUCK_LOOKS ? 1 : -EBUSY;
+}
+
+static void print_rest(const struct emptying *emptying)
+{
+    const json_t *machine;
+    size_t i;
+    json_array_foreach(json_object_get(emptying->last, "machines"), i, machine)
+    {
+        if (strcmp(output_text_of(machine, "host"), emptying->host) == 0)
             fprintf(stderr, "%s: %s\n", output_text_of(machine, "name"),
                     output_text_of(machine, "waits"));
     }
-    json_decref(result);
-    return r;
 }
 
 static int await_empty(const struct cluster_options *o, struct error *err)
 {
-    uint64_t begun = clock_monotonic_ns();
-    unsigned left, stuck, still = 0;
-    for (;;) {
-        int r = count_left(o, false, &left, &stuck, err);
-        if (r || !left)
-            return r;
-        // A short while: what is on its way may make room.
-        still = stuck == left ? still + 1 : 0;
-        bool late = o->timeout && clock_monotonic_ns() - begun > o->timeout;
-        if (still >= STUCK_LOOKS || late) {
-            count_left(o, true, &left, &stuck, err);
-            return error_set(err, late ? ETIMEDOUT : EBUSY, "%u machine%s on '%s' %s", left,
-                             left == 1 ? " is still" : "s are still", o->host,
-                             late ? "after that time" : "and can't leave");
-        }
-        nanosleep(&(struct timespec){.tv_nsec = 200 * (long)NSEC_PER_MSEC}, NULL);
-    }
+    struct emptying emptying = {.host = o->host};
+    int r = daemon_await(&o->common, o->timeout ? o->timeout : DAEMON_WAIT_FOR_EVER, "vm.list",
+                         NULL, look_at_rest, &emptying, err);
+    if (r)
+        print_rest(&emptying);
+    json_decref(emptying.last);
+    return r == -ETIMEDOUT ? error_prefix(err, "host '%s' isn't known to be empty", o->host) : r;
 }
 
 static int drain(int argc, char **argv)

@@ -191,7 +191,8 @@ int cluster_access_control(struct cluster_access *access, struct control_client 
     struct error told = {0};
     for (unsigned i = 0; i < access->count; i++) {
         struct error now = {0};
-        int r = control_at(access, access->addresses[i], client, each, &now);
+        const char *address = access->addresses[(access->first + i) % access->count];
+        int r = control_at(access, address, client, each, &now);
         if (!r)
             return 0;
         // A refusal tells more than a host that is off.

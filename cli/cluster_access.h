@@ -17,7 +17,7 @@ enum { CLUSTER_ADDRESSES_MAX = 16, CLUSTER_ADDRESS_SIZE = 280 };
 struct cluster_access {
     char directory[PATH_MAX]; // of the certificates
     char addresses[CLUSTER_ADDRESSES_MAX][CLUSTER_ADDRESS_SIZE];
-    unsigned count;
+    unsigned count, first; // how many, and which is tried first
     struct tls_credentials *credentials;
 };
 
@@ -29,7 +29,7 @@ int cluster_access_open(struct cluster_access *access, const struct common_optio
 // A connection to `address`, or (NULL) to the first host that answers, which speaks `protocol`.
 int cluster_access_dial(struct cluster_access *access, const char *address, const char *protocol,
                         int timeout_ms, struct tls_stream **stream, struct error *err);
-// To the first one that serves us.
+// To the first one that serves us, counted from `first` on.
 int cluster_access_control(struct cluster_access *access, struct control_client **client,
                            int timeout_ms, struct error *err);
 // Not before what was made by it is closed.

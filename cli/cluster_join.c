@@ -4,14 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "base/clock.h"
 #include "cli/cluster.h"
 #include "cli/daemon_access.h"
 #include "cli/output.h"
-
-enum { LOOK_AGAIN_NS = 200 * 1000 * 1000 };
 
 struct join_options {
     struct common_options common;
@@ -24,20 +20,19 @@ struct join_options {
         .offset = offsetof(struct join_options, member), .argument = "TIME", .help = (text)        \
     }
 
+static int take_answer(void *opaque, const json_t *answer, struct error *err)
+{
+    (void)err; // the sentence is there
+    *(json_t **)opaque = json_incref((json_t *)(uintptr_t)answer);
+    return answer ? 0 : 1;
+}
+
 // Calls until it succeeds or the time is up: a ferryd that has just become a member answers again
 // only when there is a leader.
 static int call_until(const struct join_options *o, const char *method, json_t *params,
                       json_t **result, struct error *err)
 {
-    uint64_t limit = clock_monotonic_ns() + (o->timeout ? o->timeout : 60 * NSEC_PER_SEC);
-    int r = daemon_call(&o->common, method, json_incref(params), result, err);
-    while (r && clock_monotonic_ns() < limit) {
-        nanosleep(&(struct timespec){.tv_nsec = LOOK_AGAIN_NS}, NULL);
-        *err = (struct error){0};
-        r = daemon_call(&o->common, method, json_incref(params), result, err);
-    }
-    json_decref(params);
-    return r;
+    return daemon_await(&o->common, o->timeout, method, params, take_answer, result, err);
 }
 
 static void print_result(const struct join_options *o, json_t *result, const char *text)

@@ -2,14 +2,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
-#include "base/clock.h"
 #include "cli/cluster.h"
 #include "cli/daemon_access.h"
 #include "cli/output.h"
-
-enum { LOOK_AGAIN_NS = 200 * 1000 * 1000 };
 
 struct voter_options {
     struct common_options common;
@@ -60,47 +56,40 @@ static bool is_among(const json_t *list, const char *name)
     return false;
 }
 
-// 0: as wanted; 1: not yet, and `who` is awaited; or an error.
-static int look(const struct voter_options *o, const json_t *add, const json_t *remove,
-                char who[64], struct error *err)
+struct awaited {
+    const json_t *add, *remove;
+};
+
+// A change of the leader may leave it without an answer for a moment.
+static int look(void *opaque, const json_t *status, struct error *err)
 {
-    json_t *status = NULL, *member;
+    const struct awaited *awaited = opaque;
+    const json_t *member;
     size_t i;
-    int r = daemon_call(&o->common, "cluster.status", NULL, &status, err);
-    if (r)
-        return r;
+    if (!status)
+        return 1;
     json_array_foreach(json_object_get(status, "members"), i, member)
     {
         const char *name = output_text_of(member, "name"), *role = output_text_of(member, "role");
         bool now = strcmp(role, "voter") == 0 || strcmp(role, "leader") == 0;
         bool leaving = strcmp(role, "leaving") == 0;
-        if ((is_among(add, name) && !now) || (is_among(remove, name) && (now || leaving))) {
-            snprintf(who, 64, "%s", name);
-            r = 1;
-        }
+        if ((!is_among(awaited->add, name) || now) &&
+            (!is_among(awaited->remove, name) || (!now && !leaving)))
+            continue;
+        error_set(err, EAGAIN,
+                  "'%s' isn't what was asked for yet: a host that is added must be up, to copy "
+                  "everything; it goes on (`ferry cluster status`)",
+                  name);
+        return 1;
     }
-    json_decref(status);
-    return r;
+    return 0;
 }
 
 static int await(const struct voter_options *o, const json_t *add, const json_t *remove,
                  struct error *err)
 {
-    uint64_t limit = clock_monotonic_ns() + (o->timeout ? o->timeout : 60 * NSEC_PER_SEC);
-    char who[64] = "";
-    // A change of the leader may leave it without an answer for a moment.
-    while (look(o, add, remove, who, err)) {
-        if (clock_monotonic_ns() > limit)
-            return err->code ? -err->code
-                             : error_set(err, ETIMEDOUT,
-                                         "'%s' isn't what was asked for yet: a host that is added "
-                                         "must be up, to copy everything; it goes on (`ferry "
-                                         "cluster status`)",
-                                         who);
-        nanosleep(&(struct timespec){.tv_nsec = LOOK_AGAIN_NS}, NULL);
-        *err = (struct error){0};
-    }
-    return 0;
+    struct awaited awaited = {.add = add, .remove = remove};
+    return daemon_await(&o->common, o->timeout, "cluster.status", NULL, look, &awaited, err);
 }
 
 static int voter(int argc, char **argv)

@@ -4,9 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "base/clock.h"
 #include "base/ids.h"
 #include "base/units.h"
 #include "cli/commands.h"
@@ -16,28 +14,34 @@
 
 // ---- waiting ----
 
+struct awaited {
+    const char *name, *state; // NULL: that it is gone
+};
+
+static int look_at_state(void *opaque, const json_t *machine, struct error *err)
+{
+    const struct awaited *awaited = opaque;
+    const char *wanted = awaited->state ? awaited->state : "deleted";
+    if (!machine && daemon_knows_no_machine(err))
+        return awaited->state ? -ENOENT : 0;
+    if (!machine)
+        return 1;
+    const char *state = output_text_of(machine, "state");
+    const char *why = output_text_of(machine, "waits");
+    why = why[0] ? why : output_text_of(machine, "reason");
+    error_set(err, EAGAIN, "%.30s%s%.190s", state, why[0] ? ": " : "", why);
+    return strcmp(state, wanted) != 0;
+}
+
 int vm_await_state(const struct vm_options *o, const char *name, const char *state, bool gone,
                    struct error *err)
 {
-    uint64_t limit = clock_monotonic_ns() + (o->timeout ? o->timeout : 60 * NSEC_PER_SEC);
-    char last[200] = "";
-    while (clock_monotonic_ns() < limit) {
-        json_t *machine = NULL;
-        int r = daemon_call(&o->common, "vm.show", json_pack("{s:s}", "name", name), &machine, err);
-        if (r && gone && strstr(err->message, "there is no machine"))
-            return 0;
-        snprintf(last, sizeof(last), "%.30s%s%.150s",
-                 r ? "unknown" : output_text_of(machine, "state"), r ? ": " : " ",
-                 r ? err->message : output_text_of(machine, "reason"));
-        const char *now = r ? "" : output_text_of(machine, "state");
-        bool there = strcmp(now, gone ? "deleted" : state) == 0;
-        json_decref(machine);
-        if (there)
-            return 0;
-        nanosleep(&(struct timespec){.tv_nsec = 100 * (long)NSEC_PER_MSEC}, NULL);
-    }
-    return error_set(err, ETIMEDOUT, "'%s' is not %s in time: %s", name, gone ? "gone" : state,
-                     last);
+    struct awaited awaited = {.name = name, .state = gone ? NULL : state};
+    int r = daemon_await(&o->common, o->timeout, "vm.show", json_pack("{s:s}", "name", name),
+                         look_at_state, &awaited, err);
+    return r == -ETIMEDOUT
+               ? error_prefix(err, "'%s' is not %s in time", name, gone ? "gone" : state)
+               : r;
 }
 
 // ---- ls, show ----
@@ -238,39 +242,43 @@ static const struct subcommand vm_migrate = {
     .run = migrate,
 };
 
-// 1 while it is on its way, 0 when it runs there, or an error. `before` is the id of the migration
-// that was called off before this one, if any.
-static int look_at_move(const struct vm_options *o, const char *name, const char *before,
-                        struct error *err)
+struct awaited_move {
+    const char *name, *to;
+    const char *before; // the id of the migration that was called off before this one, if any
+};
+
+static int look_at_move(void *opaque, const json_t *machine, struct error *err)
 {
-    json_t *machine = NULL;
-    int r = daemon_call(&o->common, "vm.show", json_pack("{s:s}", "name", name), &machine, err);
-    if (r)
-        return r;
+    const struct awaited_move *move = opaque;
+    if (!machine)
+        return daemon_knows_no_machine(err) ? -ENOENT : 1;
     const json_t *migration = json_object_get(machine, "migration");
-    bool called_off = strcmp(output_text_of(migration, "stage"), "aborted") == 0 &&
-                      strcmp(output_text_of(migration, "id"), before) != 0;
-    bool there = strcmp(output_text_of(machine, "host"), o->host) == 0 &&
-                 strcmp(output_text_of(machine, "state"), "running") == 0;
-    if (called_off)
-        r = error_set(err, ECANCELED,
-                      "the move was called off; '%s' runs on '%s' (its log, and "
-                      "that of ferryd there, say why)",
-                      name, output_text_of(machine, "host"));
-    json_decref(machine);
-    return r ? r : !there;
+    const char *host = output_text_of(machine, "host"), *state = output_text_of(machine, "state");
+    const char *stage = output_text_of(migration, "stage");
+    if (strcmp(stage, "aborted") == 0 && strcmp(output_text_of(migration, "id"), move->before) != 0)
+        return error_set(err, ECANCELED,
+                         "the move was called off; '%s' runs on '%s' (its log, and that of ferryd "
+                         "there, say why)",
+                         move->name, host);
+    if (strcmp(host, move->to) == 0 && strcmp(state, "running") == 0)
+        return 0;
+    const char *waits = output_text_of(machine, "waits");
+    error_set(err, EAGAIN, "it is %s on '%s', %s%s", state, host,
+              waits[0]   ? "and waits "
+              : stage[0] ? "its move is "
+                         : "the manager hasn't begun yet",
+              waits[0] ? waits : stage);
+    return 1;
 }
 
 static int await_move(const struct vm_options *o, const char *name, const char *before,
                       struct error *err)
 {
-    uint64_t limit = clock_monotonic_ns() + (o->timeout ? o->timeout : 60 * NSEC_PER_SEC);
-    int r = 1;
-    while (r == 1 && clock_monotonic_ns() < limit) {
-        nanosleep(&(struct timespec){.tv_nsec = 50 * (long)NSEC_PER_MSEC}, NULL);
-        r = look_at_move(o, name, before, err);
-    }
-    return r == 1 ? error_set(err, ETIMEDOUT, "'%s' is still on its way", name) : r;
+    struct awaited_move move = {.name = name, .to = o->host, .before = before};
+    int r = daemon_await(&o->common, o->timeout, "vm.show", json_pack("{s:s}", "name", name),
+                         look_at_move, &move, err);
+    return r == -ETIMEDOUT ? error_prefix(err, "'%s' is still on its way to '%s'", name, o->host)
+                           : r;
 }
 
 static int migrate_machine(struct vm_options *o, const char *name, struct error *err)

@@ -129,10 +129,12 @@ static int events(int argc, char **argv)
         return status;
     uint64_t since = o.since;
     int r = look(&o, arguments[0], &since, &err);
-    // Later a store without a majority is waited for; a ferryd that is gone ends it.
-    while (
-        !o.once && !ferror(stdout) &&
-        (!r || (r == -EREMOTEIO && since != UINT64_MAX && !strstr(err.message, "doesn't know")))) {
+    // Later a store without a majority is waited for, elsewhere also a host that answers. A ferryd
+    // of this host that is gone ends it.
+    bool elsewhere = cluster_access_is_elsewhere(&o.common);
+    while (!o.once && !ferror(stdout) &&
+           (!r || ((elsewhere || r == -EREMOTEIO) && since != UINT64_MAX &&
+                   !strstr(err.message, "doesn't know")))) {
         nanosleep(&(struct timespec){.tv_nsec = LOOK_EVERY_MS * (long)NSEC_PER_MSEC}, NULL);
         err = (struct error){0};
         r = look(&o, arguments[0], &since, &err);

@@ -50,11 +50,14 @@ signal STOP "$b"
 ask() { # NAME
     on 1 vm migrate "$1" --to h2 >/dev/null || report "a move is asked for" false
 }
-ask a
+# Whoever waits asks a host that has nothing to do with it; that one's ferryd comes and goes meanwhile.
+on 3 vm migrate a --to h2 --wait >"$work/waited" 2>&1 &
+waiter=$!
 ask b
 check "a move begins" has_begun a
 check "a second one as well" has_begun b
-ask c # only now: those that wait have no order
+report "whoever waits in vain is told for what" says "'c' is still on its way to 'h2': it is running on 'h1', and waits" \
+    on 1 vm migrate c --to h2 --wait --timeout 1s
 check "the third waits for its turn" waits c "2 moves from or to host 'h.' are under way"
 on 1 vm ls >"$work/said"
 report "the list says so" grep -q "^c .*to move to 'h2': 2 moves" "$work/said"
@@ -63,12 +66,17 @@ report "explain does as well" grep -q "^it waits: to move to 'h2'" "$work/said"
 report "it can be called off" sh -c "'$ferry' vm migrate c --cancel --runtime-dir '$work/run1' >/dev/null"
 report "then it waits for nothing" waits c '^$'
 report "one that waits for nothing has nothing to call off" says "isn't on the move" on 1 vm migrate c --cancel
+ferryd_kill 3
+ferryd_start 3
+check "a ferryd comes back" hosts_alive_at 3 3
 signal CONT "$a"
 signal CONT "$b"
 moves_have_ended() {
     ! has_begun a && ! has_begun b && machine_is a running && machine_is b running
 }
 check "the moves end when they answer" moves_have_ended
+wait "$waiter"
+report "whoever waited by the ferryd that was away is told so" grep -q "^a$\|was called off" "$work/waited"
 
 on 1 cluster drain h1 --wait >"$work/drained" 2>&1
 report "a drain that can't empty its host ends with an error" test $? = 1
@@ -78,5 +86,5 @@ report "the others have left" test "$(on 1 vm ls --format json | jq -r '[.machin
 report "the machine that stays runs" machine_is pinned running
 report "a drain ends when its host is empty" on 1 cluster drain h3 --wait --timeout 60s
 report "no machine ran twice" witnesses
-[ "$failed" = 0 ] || { sed 's/^/# /' "$work/witnesses" "$work/drained"; show_logs; }
+[ "$failed" = 0 ] || { sed 's/^/# /' "$work/witnesses" "$work/drained" "$work/waited"; show_logs; }
 exit 0
