@@ -121,6 +121,10 @@ static void print_voters(const json_t *status)
         if (strcmp(role, "voter") != 0 && strcmp(role, "leader") != 0)
             printf("          %s: %s\n", output_text_of(member, "name"), role);
     }
+    uint64_t clients = output_number_of(status, "client_hosts");
+    if (clients)
+        printf("          and %" PRIu64 " client host%s, which ask%s them\n", clients,
+               clients == 1 ? "" : "s", clients == 1 ? "s" : "");
 }
 
 static void print_hold(const json_t *status)

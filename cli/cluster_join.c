@@ -12,6 +12,7 @@
 struct join_options {
     struct common_options common;
     uint64_t lease, deadline, renew, stop, timeout;
+    const char *role;
 };
 
 #define TIME_OPTION(option, member, text)                                                          \
@@ -112,6 +113,11 @@ static int init(int argc, char **argv)
 
 static int join(int argc, char **argv);
 static const struct option_spec join_options[] = {
+    {.name = "role",
+     .kind = OPTION_TEXT,
+     .offset = offsetof(struct join_options, role),
+     .argument = "ROLE",
+     .help = "auto, member, learner or client (what ferryd's --role says, else auto)"},
     TIME_OPTION("timeout", timeout, "how long to wait until the cluster knows this host (60s)"),
     OPTIONS_FORMAT,
     OPTIONS_RUNTIME_DIR,
@@ -125,7 +131,11 @@ const struct subcommand cluster_join = {
         "TOKEN is what `ferry cluster token` printed on a host of it, HOST:PORT that one's "
         "address for\nclients. This host's ferryd checks by the token that it speaks with that "
         "cluster, makes a key, and\ngets a certificate for it. If this is cut short, the same "
-        "token can be used again here.",
+        "token can be used again here.\n"
+        "A member has the whole store, and becomes a voter where an odd number of them, up to "
+        "seven, comes\nof it; a learner has it and doesn't become one by itself; a client has no "
+        "store, and asks the\nmembers: all but a few hosts of a large cluster should be clients. "
+        "auto: a member while there are\nfewer than nine, then a client.",
     .options = join_options,
     .least = 1,
     .most = 1,
@@ -141,8 +151,10 @@ static int join(int argc, char **argv)
     int status = options_parse(&cluster_join, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    int r = daemon_call(&o.common, "cluster.join", json_pack("{s:s}", "token", arguments[0]),
-                        &result, &err);
+    json_t *params = json_pack("{s:s}", "token", arguments[0]);
+    if (o.role)
+        json_object_set_new(params, "role", json_string(o.role));
+    int r = daemon_call(&o.common, "cluster.join", params, &result, &err);
     json_decref(result);
     result = NULL;
     if (!r)

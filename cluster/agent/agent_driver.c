@@ -413,7 +413,7 @@ static void publish_targets(struct agent_driver *driver, const struct agent_self
 static bool same_about(const struct host_record *a, const struct host_record *b)
 {
     return strcmp(a->address, b->address) == 0 && strcmp(a->version, b->version) == 0 &&
-           a->cpus == b->cpus && a->memory == b->memory &&
+           a->cpus == b->cpus && a->memory == b->memory && a->client == b->client &&
            strcmp(a->facts ? a->facts : "", b->facts ? b->facts : "") == 0;
 }
 

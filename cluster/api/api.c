@@ -125,10 +125,15 @@ static void answer(uv_work_t *request, int status)
     free(job);
 }
 
-static void begin(struct api_caller *caller, struct control_request *request, json_t *params,
-                  api_method *method)
+static bool refuse_on_client_host(const struct api *api, const char *method,
+                                  struct control_request *request, const json_t *params);
+
+static void begin(struct api_caller *caller, const char *name, struct control_request *request,
+                  json_t *params, api_method *method)
 {
     const struct api *api = caller->api;
+    if (refuse_on_client_host(api, name, request, params))
+        return;
     struct job *job = calloc(1, sizeof(*job));
     if (!job) {
         control_request_fail(request, "no-memory", "out of memory");
@@ -188,16 +193,46 @@ static void begin(struct api_caller *caller, struct control_request *request, js
     X("cluster.client_certificate", api_cluster_client_certificate)                                \
     X("cluster.client_revoke", api_cluster_client_revoke)
 
+// What a client host may not ask the store for: it is done on a member, or from elsewhere with a
+// client's certificate.
+static bool is_for_members(const char *method)
+{
+    static const char *const methods[] = {"cluster.remove",       "cluster.voter",
+                                          "cluster.declare_dead", "cluster.init",
+                                          "cluster.release",      "cluster.token",
+                                          "cluster.clients",      "cluster.client_certificate",
+                                          "cluster.client_revoke"};
+    for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++)
+        if (strcmp(methods[i], method) == 0)
+            return true;
+    return false;
+}
+
+static bool refuse_on_client_host(const struct api *api, const char *method,
+                                  struct control_request *request, const json_t *params)
+{
+    const char *whom = json_string_value(json_object_get(params, "host"));
+    bool drains = strcmp(method, "cluster.drain") == 0 || strcmp(method, "cluster.undrain") == 0;
+    if (!api->client_host ||
+        !(is_for_members(method) || (drains && whom && strcmp(whom, api->host) != 0)))
+        return false;
+    control_request_fail(request, "not-allowed",
+                         "'%s' is a client host: do this on a host that is a member of the store "
+                         "(`ferry cluster hosts`), or with a client's certificate (--cluster)",
+                         api->host);
+    return true;
+}
+
 #define CALL(name, method)                                                                         \
     static void call_##method(void *opaque, struct control_request *request, json_t *params)       \
     {                                                                                              \
-        begin(opaque, request, params, method);                                                    \
+        begin(opaque, name, request, params, method);                                              \
     }
 #define CALL_NOTED(name, method)                                                                   \
     static void call_##method(void *opaque, struct control_request *request, json_t *params)       \
     {                                                                                              \
         note(opaque, name, params);                                                                \
-        begin(opaque, request, params, method);                                                    \
+        begin(opaque, name, request, params, method);                                              \
     }
 #define NOT_ALLOWED(name, method)                                                                  \
     static void refuse_##method(void *opaque, struct control_request *request, json_t *params)     \

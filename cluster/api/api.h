@@ -25,6 +25,7 @@ struct api {
     const char *certificate, *key, *ca; // may be NULL
     uint64_t election_max_ns;
     uint64_t started_at;                // CLOCK_BOOTTIME
+    bool client_host;                   // it has no member of the store
     const struct control_service *more; // for who comes by the Unix socket; NULL: nothing
     uv_loop_t *loop;
     struct api_caller here;

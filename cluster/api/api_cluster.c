@@ -93,8 +93,8 @@ static json_t *unreported_json(const struct record_view *view)
     return list;
 }
 
-// What the host's member of the store is: "leader", "voter", "learner", "leaving", "joining", or
-// "" where it has none.
+// What the host's member of the store is: "leader", "voter", "learner", "leaving", "joining"; or
+// "client" where it is a client host; or "" where nothing is known of it.
 static const char *role_of(const json_t *members, const char *name)
 {
     const json_t *member;
@@ -104,6 +104,12 @@ static const char *role_of(const json_t *members, const char *name)
         const char *other = json_string_value(json_object_get(member, "name"));
         if (other && strcmp(other, name) == 0)
             return json_string_value(json_object_get(member, "role"));
+    }
+    json_array_foreach(json_object_get(members, "client_hosts"), i, member)
+    {
+        const char *other = json_string_value(json_object_get(member, "name"));
+        if (other && strcmp(other, name) == 0)
+            return "client";
     }
     return "";
 }
@@ -170,7 +176,8 @@ int api_cluster_join(struct api_call *call)
 {
     call->code = "wrong-state";
     return error_set(&call->err, EEXIST,
-                     "this host is a member of a cluster already (`ferry cluster status`)");
+                     "this host is a %s of a cluster already (`ferry cluster status`)",
+                     call->api->client_host ? "client" : "member");
 }
 
 int api_cluster_status(struct api_call *call)
@@ -201,7 +208,8 @@ int api_cluster_status(struct api_call *call)
             "{s:o, s:o, s:I, s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "unreported",
             unreported_json(view), "settings", settings_json(&view->settings.value.settings),
             "revision", (json_int_t)view->revision, "manager", view->manager.value.manager.host,
-            "members", json_incref(json_object_get(members, "members")), "voters", voters,
+            "members", json_incref(json_object_get(members, "members")), "client_hosts",
+            (int)json_array_size(json_object_get(members, "client_hosts")), "voters", voters,
             "may_fail", voters ? (voters - 1) / 2 : 0, "hosts", (int)view->host_count,
             "hosts_alive", alive, "machines", machines, "machines_running", running,
             "machines_deleted", deleted);
@@ -339,30 +347,41 @@ static int fill_removal(struct api_call *call, struct change *change)
     return 0;
 }
 
+enum { REMOVED_AT_ONCE = 16 };
+
+// Those of that name, of one list of what the store says of its members.
+static unsigned ids_of(const json_t *list, const char *name, uint64_t *ids, unsigned count)
+{
+    const json_t *member;
+    size_t i;
+    json_array_foreach(list, i, member)
+    {
+        const char *other = json_string_value(json_object_get(member, "name"));
+        const char *hex = json_string_value(json_object_get(member, "id"));
+        if (other && hex && strcmp(other, name) == 0 && count < REMOVED_AT_ONCE)
+            ids[count++] = strtoull(hex, NULL, 16);
+    }
+    return count;
+}
+
 // Its member of the store goes too, so that the majority is one of those that are left.
 static int remove_member(struct api_call *call, const char *name)
 {
     struct byte_writer body;
     struct byte_reader answer;
+    uint64_t ids[REMOVED_AT_ONCE];
     json_t *members = api_store_json(call, REQUEST_MEMBERS);
-    const json_t *member;
-    uint64_t id = 0;
-    size_t i;
     if (!members)
         return -call->err.code;
-    json_array_foreach(json_object_get(members, "members"), i, member)
-    {
-        const char *other = json_string_value(json_object_get(member, "name"));
-        const char *hex = json_string_value(json_object_get(member, "id"));
-        if (other && hex && strcmp(other, name) == 0)
-            id = strtoull(hex, NULL, 16);
-    }
+    unsigned count = ids_of(json_object_get(members, "members"), name, ids, 0);
+    count = ids_of(json_object_get(members, "client_hosts"), name, ids, count);
     json_decref(members);
-    if (!id)
+    if (!count)
         return 0;
     byte_writer_init(&body);
-    byte_writer_u16(&body, 1);
-    byte_writer_u64(&body, id);
+    byte_writer_u16(&body, (uint16_t)count);
+    for (unsigned i = 0; i < count; i++)
+        byte_writer_u64(&body, ids[i]);
     enum store_status status = store_client_request(call->exchange.client, REQUEST_MEMBER_REMOVE,
                                                     body.data, body.length, &answer, &call->err);
     byte_writer_free(&body);

@@ -35,8 +35,21 @@ static bool names(const json_t *list, const char *name)
     return false;
 }
 
-static int check_names(struct api_call *call, const char *what, const json_t *members)
+static bool is_client_host(const json_t *answer, const char *name)
 {
+    const json_t *one;
+    size_t i;
+    json_array_foreach(json_object_get(answer, "client_hosts"), i, one)
+    {
+        if (name && strcmp(text_of(one, "name"), name) == 0)
+            return true;
+    }
+    return false;
+}
+
+static int check_names(struct api_call *call, const char *what, const json_t *answer)
+{
+    const json_t *members = json_object_get(answer, "members");
     const json_t *list = json_object_get(call->params, what);
     size_t i, k;
     const json_t *value, *member;
@@ -49,6 +62,14 @@ static int check_names(struct api_call *call, const char *what, const json_t *me
         json_array_foreach(members, k, member)
         {
             found = found || (name && strcmp(text_of(member, "name"), name) == 0);
+        }
+        if (!found && is_client_host(answer, name)) {
+            call->code = "wrong-state";
+            return error_set(&call->err, EINVAL,
+                             "'%s' is a client host, which has no log: drain it, stop its ferryd, "
+                             "`ferry cluster remove %s` when it counts as dead, empty its data "
+                             "directory, and join it anew with --role member",
+                             name, name);
         }
         if (!found) {
             call->code = "not-found";
@@ -109,9 +130,9 @@ int api_cluster_voter(struct api_call *call)
     if (!answer)
         return -call->err.code;
     const json_t *members = json_object_get(answer, "members");
-    int r = check_names(call, "add", members);
+    int r = check_names(call, "add", answer);
     if (!r)
-        r = check_names(call, "remove", members);
+        r = check_names(call, "remove", answer);
     unsigned count = r ? 0 : plan(call, members, wishes, &voters);
     json_decref(answer);
     if (r)

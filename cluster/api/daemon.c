@@ -187,6 +187,7 @@ static int start_threads(struct host_daemon *daemon, struct error *err)
     daemon->agent.lease = &daemon->lease;
     daemon->agent.stop_timeout_ns = daemon->options.stop_timeout_ns;
     describe_host(daemon, &daemon->agent.about);
+    daemon->agent.about.client = daemon->api.client_host;
     char host[256], port[16];
     if (!connection_address_split(daemon->options.address, host, port))
         strcpy(host, "127.0.0.1"); // a host by itself
@@ -200,7 +201,7 @@ static int start_threads(struct host_daemon *daemon, struct error *err)
     r = host_lease_start(&daemon->lease, err);
     if (!r)
         r = agent_driver_start(&daemon->agent, err);
-    if (!r)
+    if (!r && !daemon->api.client_host)
         r = manager_driver_start(&daemon->manager, err);
     return r;
 }
@@ -246,7 +247,7 @@ static void look(uv_timer_t *timer)
 static const struct control_method stream_methods[] = {{"vm.stream", streams_call}, {NULL, NULL}};
 static const char *const stream_features[] = {"stream", NULL};
 
-int host_daemon_start(struct host_daemon *daemon, struct error *err)
+int host_daemon_start(struct host_daemon *daemon, bool client_host, struct error *err)
 {
     char path[PATH_MAX + 16];
     int r = obtain_identity(daemon, err);
@@ -260,6 +261,7 @@ int host_daemon_start(struct host_daemon *daemon, struct error *err)
         .ca = daemon->options.ca,
         .election_max_ns = daemon->options.election_max_ns,
         .started_at = clock_boottime_ns(),
+        .client_host = client_host,
     };
     snprintf(path, sizeof(path), "%s/.ferryd.sock", daemon->agent.local.dir.path);
     daemon->remote = (struct remote){

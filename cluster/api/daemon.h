@@ -6,6 +6,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <uv.h>
 
 #include "base/error.h"
@@ -42,8 +43,9 @@ struct host_daemon_options {
 int host_daemon_create(struct host_daemon **daemon, uv_loop_t *loop,
                        const struct host_daemon_options *options, const char **store,
                        struct error *err);
-// After the member has started.
-int host_daemon_start(struct host_daemon *daemon, struct error *err);
+// After the member has started, or `client_host` what stands in its place: then this host manages
+// nothing, and has no member to tell of.
+int host_daemon_start(struct host_daemon *daemon, bool client_host, struct error *err);
 // As member_options.remote, with the daemon as its context.
 void host_daemon_accept(void *daemon, struct connection *connection,
                         const struct tls_subject *subject, const char *refusal);

@@ -115,7 +115,7 @@ static void collect(uv_work_t *work)
     };
     bool readable = exchange_read(&call.exchange, &call.view, &call.err) == 0;
     // Of a member without a leader all the more.
-    json_t *member = api_store_status(&call);
+    json_t *member = metrics->api->client_host ? NULL : api_store_status(&call);
     connection->answer = metrics_text(&own, readable ? &call.view : NULL, member);
     json_decref(member);
     record_view_free(&call.view);

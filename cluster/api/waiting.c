@@ -28,7 +28,7 @@ static void answered(void *opaque)
 // Waits for the network and the disk, in the loop: nothing else is going on, and who asks meanwhile
 // has to know what came of it anyway.
 static void prepare(struct door *door, struct control_request *request, bool found,
-                    const char *join, const char *backup)
+                    const char *join, const char *role, const char *backup)
 {
     struct error err = {0};
     if (door->done) {
@@ -37,7 +37,7 @@ static void prepare(struct door *door, struct control_request *request, bool fou
     }
     void *context = door->waiting->context;
     int r = backup ? door->waiting->restore(context, backup, &err)
-                   : door->waiting->prepare(context, found, join, &err);
+                   : door->waiting->prepare(context, found, join, role, &err);
     if (r) {
         log_warning("becoming a member: %s", err.message);
         control_request_fail_error(request, &err);
@@ -57,16 +57,19 @@ static void call_init(void *opaque, struct control_request *request, json_t *par
     if (api_take_settings(params, door->waiting->election_max_ns, &settings, &err))
         control_request_fail_error(request, &err);
     else
-        prepare(door, request, true, NULL, NULL);
+        prepare(door, request, true, NULL, NULL, NULL);
 }
 
 static void call_join(void *opaque, struct control_request *request, json_t *params)
 {
     const char *token = json_string_value(json_object_get(params, "token"));
+    const json_t *role = json_object_get(params, "role");
     if (!token)
         control_request_fail(request, "bad-params", "\"token\" must be a text: TOKEN@HOST:PORT");
+    else if (role && !json_is_string(role))
+        control_request_fail(request, "bad-params", "\"role\" must be a text");
     else
-        prepare(opaque, request, false, token, NULL);
+        prepare(opaque, request, false, token, json_string_value(role), NULL);
 }
 
 static void call_restore(void *opaque, struct control_request *request, json_t *params)
@@ -75,7 +78,7 @@ static void call_restore(void *opaque, struct control_request *request, json_t *
     if (!path || path[0] != '/')
         control_request_fail(request, "bad-params", "\"file\" must be an absolute path");
     else
-        prepare(opaque, request, false, NULL, path);
+        prepare(opaque, request, false, NULL, NULL, path);
 }
 
 static void call_other(void *opaque, struct control_request *request, json_t *params)

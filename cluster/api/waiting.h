@@ -10,8 +10,10 @@
 struct waiting {
     const char *runtime_dir; // NULL: the default
     uint64_t election_max_ns;
-    // Makes what a member begins with: founds, or joins by "TOKEN@ADDRESS". 0 or a sentence.
-    int (*prepare)(void *context, bool found, const char *join, struct error *err);
+    // Makes what a member begins with: founds, or joins by "TOKEN@ADDRESS"; or a client host.
+    // `role` as ferryd's --role; NULL: what that says. 0 or a sentence.
+    int (*prepare)(void *context, bool found, const char *join, const char *role,
+                   struct error *err);
     // Or out of a backup.
     int (*restore)(void *context, const char *path, struct error *err);
     void *context;

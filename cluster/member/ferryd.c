@@ -16,6 +16,8 @@
 #include "cluster/api/daemon.h"
 #include "cluster/api/restore.h"
 #include "cluster/api/waiting.h"
+#include "cluster/member/client_host.h"
+#include "cluster/member/client_host_file.h"
 #include "cluster/member/connection.h"
 #include "cluster/member/member.h"
 #include "cluster/records/facts.h"
@@ -24,7 +26,9 @@ struct daemon {
     uv_loop_t loop;
     uv_signal_t interrupt, terminate;
     struct member *member;
-    struct host_daemon *host; // NULL with --store-only
+    struct client_host *client_host; // in its place
+    struct host_daemon *host;        // NULL with --store-only
+    const char *store;               // where that one finds the store
     struct host_daemon_options host_options;
     bool store_only, insecure;
     char tls[3][PATH_MAX]; // the cluster's own certificates: ours, its key, the CA's
@@ -35,13 +39,18 @@ struct daemon {
 static const char usage_text[] =
     "usage: ferryd [--store-only] --data DIR --name NAME --listen-peer HOST:PORT\n"
     "              --listen-client HOST:PORT|unix:PATH ... [--found | --join TOKEN@HOST:PORT]\n"
-    "One host of a cluster: a member of its store, and what starts machines here\n"
-    "(docs/cluster.md). NAME is the host's. While DIR is empty it waits for\n"
-    "'ferry cluster init' or 'ferry cluster join'.\n"
+    "              [--role auto|member|learner|client]\n"
+    "One host of a cluster: a member of its store, or a client of it, and what starts\n"
+    "machines here (docs/cluster.md). NAME is the host's. While DIR is empty it waits\n"
+    "for 'ferry cluster init' or 'ferry cluster join'.\n"
     "  --store-only            be a member of the cluster's store and nothing else\n"
     "  --data DIR              where the log and the snapshots are\n"
     "  --found                 found a new cluster if DIR is empty\n"
     "  --join TOKEN@ADDRESS    join one if DIR is empty ('ferry cluster token' makes tokens)\n"
+    "  --role ROLE             what it joins as: a member, which has the whole store; a learner,\n"
+    "                          which doesn't become a voter by itself; a client, which has none,\n"
+    "                          and needs no --listen-peer; auto: a member while there are fewer\n"
+    "                          than nine, then a client (auto; without --listen-peer client)\n"
     "  --advertise-peer A, --advertise-client A   where others reach this member, if not as above\n"
     "  --heartbeat 100ms  --election 1s-2s        time-outs; all members should have the same\n"
     "  --tls-cert F --tls-key F --tls-ca F        TLS by certificates of yours; without, beyond\n"
@@ -74,6 +83,7 @@ static const struct option long_options[] = {
     {"advertise-client", required_argument, NULL, 'C'},
     {"found", no_argument, NULL, 'f'},
     {"join", required_argument, NULL, 'j'},
+    {"role", required_argument, NULL, 'O'},
     {"heartbeat", required_argument, NULL, 'b'},
     {"election", required_argument, NULL, 'e'},
     {"tls-cert", required_argument, NULL, '1'},
@@ -241,6 +251,8 @@ static bool parse_option(struct daemon *daemon, struct member_options *o, int op
     case 'j':
         o->join = value;
         return true;
+    case 'O':
+        return member_wish_of_role(value, &o->wish);
     case '1':
         o->tls_certificate = value;
         return true;
@@ -297,7 +309,8 @@ static void use_own_tls(struct daemon *daemon, struct member_options *o)
 
 static int check_security(struct daemon *daemon, struct member_options *o)
 {
-    bool local = is_local(o->listen_peer), exists = member_exists(o->directory);
+    bool local = !o->listen_peer || is_local(o->listen_peer);
+    bool exists = member_exists(o->directory) || client_host_file_exists(o->directory);
     for (unsigned i = 0; i < o->listen_client_count; i++)
         local = local && is_local(o->listen_client[i]);
     unsigned given = !!o->tls_certificate + !!o->tls_key + !!o->tls_ca;
@@ -328,6 +341,8 @@ static void stop_member(void *context)
     struct daemon *daemon = context;
     if (daemon->member)
         member_stop(daemon->member);
+    if (daemon->client_host)
+        client_host_stop(daemon->client_host);
     if (!uv_is_closing((uv_handle_t *)&daemon->interrupt)) {
         uv_close((uv_handle_t *)&daemon->interrupt, NULL);
         uv_close((uv_handle_t *)&daemon->terminate, NULL);
@@ -360,6 +375,8 @@ static void member_ended(void *context, int error)
 static const char *certificate_fault(void *context, const struct tls_subject *subject)
 {
     struct daemon *daemon = context;
+    if (daemon->client_host)
+        return client_host_certificate_fault_later(daemon->client_host, subject);
     return daemon->member ? member_certificate_fault_later(daemon->member, subject) : NULL;
 }
 
@@ -367,6 +384,8 @@ static struct connection *dial_stream(void *context, const char *address,
                                       const struct connection_callbacks *callbacks, void *owner)
 {
     struct daemon *daemon = context;
+    if (daemon->client_host)
+        return client_host_dial_stream(daemon->client_host, address, callbacks, owner);
     return daemon->member ? member_dial_stream(daemon->member, address, callbacks, owner) : NULL;
 }
 
@@ -374,7 +393,6 @@ static struct connection *dial_stream(void *context, const char *address,
 static int create_host(struct daemon *daemon, struct member_options *options, struct error *err)
 {
     struct host_daemon_options *o = &daemon->host_options;
-    const char *store;
     if (daemon->store_only)
         return 0;
     if (!name_is_valid(options->name))
@@ -396,33 +414,42 @@ static int create_host(struct daemon *daemon, struct member_options *options, st
     o->fault = certificate_fault;
     o->dial = dial_stream;
     o->context = daemon;
-    int r = host_daemon_create(&daemon->host, &daemon->loop, o, &store, err);
+    int r = host_daemon_create(&daemon->host, &daemon->loop, o, &daemon->store, err);
     if (r)
         return r;
-    options->listen_client[options->listen_client_count++] = store;
     options->hosts_only = true;
     options->remote = host_daemon_accept;
     options->remote_context = daemon->host;
     return 0;
 }
 
-static int prepare(void *context, bool found, const char *join, struct error *err)
+static int prepare(void *context, bool found, const char *join, const char *role, struct error *err)
 {
     struct member_options options = *(const struct member_options *)context;
     options.found = found;
     options.join = join;
+    if (role && !member_wish_of_role(role, &options.wish))
+        return error_set(err, EINVAL, "'%s' is no role: auto, member, learner or client", role);
+    if (found && !options.listen_peer)
+        return error_set(err, EINVAL, "without --listen-peer this host can only be a client");
+    if (found)
+        options.wish = MEMBER_WISH_AUTO;
     return member_prepare(&options, err);
 }
 
 static int restore(void *context, const char *path, struct error *err)
 {
-    return restore_cluster(context, path, err);
+    struct member_options options = *(const struct member_options *)context;
+    if (!options.listen_peer)
+        return error_set(err, EINVAL, "without --listen-peer this host can only be a client");
+    options.wish = MEMBER_WISH_AUTO;
+    return restore_cluster(&options, path, err);
 }
 
 // Whoever starts without a member, and isn't told here how to become one, is told by its socket.
 static int obtain_member(const struct daemon *daemon, struct member_options *o, struct error *err)
 {
-    if (member_exists(o->directory))
+    if (member_exists(o->directory) || client_host_file_exists(o->directory))
         return 0;
     if (daemon->store_only || o->found || o->join)
         return member_prepare(o, err);
@@ -434,6 +461,28 @@ static int obtain_member(const struct daemon *daemon, struct member_options *o, 
         .context = o,
     };
     return waiting_run(&waiting, err);
+}
+
+// The member, or what a client host has in its place.
+static int start_member(struct daemon *daemon, struct member_options *options, struct error *err)
+{
+    bool member = member_exists(options->directory);
+    bool client_host = client_host_file_exists(options->directory);
+    if (member && client_host)
+        return error_set(err, EINVAL,
+                         "'%s' holds both a member's log and a client host's file: which one this "
+                         "host is can't be known; let it join anew with an empty directory",
+                         options->directory);
+    if (client_host && daemon->store_only)
+        return error_set(err, EINVAL, "'%s' is a client host's: it has no store",
+                         options->directory);
+    if (client_host)
+        return client_host_start(&daemon->client_host, &daemon->loop, options, daemon->store, err);
+    if (!options->listen_peer)
+        return error_set(err, EINVAL, "this host is a member: --listen-peer is missing");
+    if (daemon->store)
+        options->listen_client[options->listen_client_count++] = daemon->store;
+    return member_start(&daemon->member, &daemon->loop, options, err);
 }
 
 static int run(struct daemon *daemon, struct member_options *options,
@@ -457,10 +506,8 @@ static int run(struct daemon *daemon, struct member_options *options,
         return 1;
     options->ended = member_ended;
     options->context = daemon;
-    // Hosts come in any number, voters shouldn't.
-    options->wish = daemon->store_only ? MEMBER_WISH_VOTER : MEMBER_WISH_AUTO;
     if (create_host(daemon, options, &err) || obtain_member(daemon, options, &err) ||
-        member_start(&daemon->member, &daemon->loop, options, &err)) {
+        start_member(daemon, options, &err)) {
         fprintf(stderr, "ferryd: %s\n", err.message);
         host_daemon_free(daemon->host);
         return 1;
@@ -470,7 +517,7 @@ static int run(struct daemon *daemon, struct member_options *options,
     daemon->interrupt.data = daemon->terminate.data = daemon;
     uv_signal_start(&daemon->interrupt, signalled, SIGINT);
     uv_signal_start(&daemon->terminate, signalled, SIGTERM);
-    if (daemon->host && host_daemon_start(daemon->host, &err)) {
+    if (daemon->host && host_daemon_start(daemon->host, daemon->client_host != NULL, &err)) {
         fprintf(stderr, "ferryd: %s\n", err.message);
         daemon->exit_code = 1;
         stop_daemon(daemon);
@@ -479,6 +526,7 @@ static int run(struct daemon *daemon, struct member_options *options,
     stop_daemon(daemon);
     uv_run(&daemon->loop, UV_RUN_DEFAULT);
     member_free(daemon->member);
+    client_host_free(daemon->client_host);
     host_daemon_free(daemon->host);
     uv_loop_close(&daemon->loop);
     return daemon->exit_code;
@@ -492,6 +540,7 @@ int ferryd_run(int argc, char **argv, const struct ferryd_test *test)
     log_open(STDERR_FILENO, LOG_LEVEL_INFO);
     signal(SIGPIPE, SIG_IGN);
     member_options_default(&options);
+    options.wish = MEMBER_WISH_ANY;
     while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
         if (!parse_option(&daemon, &options, option, optarg)) {
             fputs(usage_text, option == 'h' ? stdout : stderr);
@@ -499,7 +548,15 @@ int ferryd_run(int argc, char **argv, const struct ferryd_test *test)
             return option == 'h' ? 0 : 2;
         }
     }
-    if (!options.directory || !options.name || !options.listen_peer ||
+    // Hosts come in any number, voters shouldn't.
+    if (daemon.store_only)
+        options.wish = MEMBER_WISH_VOTER;
+    else if (options.found)
+        options.wish = MEMBER_WISH_AUTO;
+    else if (!options.listen_peer)
+        options.wish = MEMBER_WISH_CLIENT;
+    if (!options.directory || !options.name ||
+        (!options.listen_peer && (daemon.store_only || options.found)) ||
         options.listen_client_count == 0 || optind != argc) {
         fputs(usage_text, stderr);
         json_decref(daemon.host_options.facts);

@@ -58,9 +58,11 @@ static int check_options(const struct member_options *o, struct error *err)
         return error_set(err, EINVAL,
                          "time-outs: a heartbeat is at least 10ms, and an election from twice "
                          "that on");
-    if (!o->listen_peer || o->listen_client_count == 0)
-        return error_set(err, EINVAL, "an address for peers and one for clients are needed");
-    if (strlen(o->advertise_peer ? o->advertise_peer : o->listen_peer) >= MEMBER_ADDRESS_SIZE ||
+    if ((!o->listen_peer && o->wish != MEMBER_WISH_CLIENT) || o->listen_client_count == 0)
+        return error_set(err, EINVAL,
+                         "an address for peers (--listen-peer) and one for clients are needed");
+    const char *peer = o->advertise_peer ? o->advertise_peer : o->listen_peer;
+    if ((peer && strlen(peer) >= MEMBER_ADDRESS_SIZE) ||
         strlen(o->advertise_client ? o->advertise_client : o->listen_client[0]) >=
             MEMBER_ADDRESS_SIZE)
         return error_set(err, EINVAL, "an address is too long");
@@ -71,8 +73,8 @@ void member_fill_record(const struct member_options *o, struct member_record *re
 {
     record->wish = o->wish;
     snprintf(record->name, sizeof(record->name), "%s", o->name);
-    snprintf(record->peer, sizeof(record->peer), "%s",
-             o->advertise_peer ? o->advertise_peer : o->listen_peer);
+    const char *peer = o->advertise_peer ? o->advertise_peer : o->listen_peer;
+    snprintf(record->peer, sizeof(record->peer), "%s", peer ? peer : "");
     snprintf(record->client, sizeof(record->client), "%s",
              o->advertise_client ? o->advertise_client : o->listen_client[0]);
 }
@@ -115,7 +117,9 @@ static int open_log(struct member *member, struct error *err)
         return error_set(err, ENOENT,
                          "directory '%s' holds no member yet: found a cluster or join one",
                          member->options.directory);
-    return error ? error : wal_open(&member->wal, &options, err);
+    if (error || member->is_client_host)
+        return error;
+    return wal_open(&member->wal, &options, err);
 }
 
 static int load_state(struct member *member, struct error *err)

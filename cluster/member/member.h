@@ -24,6 +24,8 @@ struct connection;
 struct connection_callbacks;
 // What client's certificates say in their unit, and how long they may be good for.
 #define MEMBER_UNIT_READ_ONLY "read-only"
+// And those of client hosts.
+#define MEMBER_UNIT_CLIENT_HOST "client-host"
 enum { MEMBER_CLIENT_SECONDS_MAX = 10 * 365 * 24 * 3600 };
 
 struct member;

@@ -44,6 +44,11 @@ static bool parse_id(const char *text, uint64_t *id)
     return strlen(text) == HEX && *end == 0 && *id != 0;
 }
 
+bool subject_id(const struct tls_subject *subject, uint64_t *id)
+{
+    return parse_id(subject->id, id);
+}
+
 static bool find_client(struct member *member, uint64_t id, struct client_record *record)
 {
     uint8_t key[CLIENT_KEY_SIZE];
@@ -109,7 +114,9 @@ bool member_is_who(struct member *member, const struct connection *connection, u
     uint64_t shown;
     if (!member->options.own_tls || !connection_is_remote(connection))
         return true;
-    if (!connection_subject(connection, &subject) || subject.client)
+    // A client host is no member, whatever id it has.
+    if (!connection_subject(connection, &subject) || subject.client ||
+        subject_is_client_host(&subject))
         return false;
     if (parse_id(subject.id, &shown))
         return shown == id;

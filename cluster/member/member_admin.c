@@ -103,24 +103,33 @@ static enum store_status request_remove(struct member *member, struct client *cl
     struct member_record records[RAFT_MEMBERS_MAX];
     struct store_op ops[2 * RAFT_MEMBERS_MAX];
     struct raft_status status;
-    unsigned count = byte_reader_u16(body);
+    unsigned count = byte_reader_u16(body), members = 0;
     raft_inspect(member->raft, &status);
     if (status.role != RAFT_LEADER)
         return STORE_NOT_LEADER;
-    if (count == 0 || count >= member_list_records(member, records, RAFT_MEMBERS_MAX))
-        return STORE_INVALID; // somebody must stay
+    if (count == 0 || count > RAFT_MEMBERS_MAX)
+        return STORE_INVALID;
     for (unsigned i = 0; i < count; i++) {
         uint64_t id = byte_reader_u64(body);
+        size_t length = MEMBER_KEY_SIZE;
         if (body->failed)
             return STORE_INVALID;
-        if (!member_find_record(member, id, &records[0]))
+        if (member_find_record(member, id, &records[0])) {
+            member_key(keys[i], id);
+            members++;
+        } else if (member_find_client_host(member, id, &records[0])) {
+            client_host_key(keys[i], id);
+            length = CLIENT_HOST_KEY_SIZE;
+        } else {
             return STORE_MEMBER_NOT_FOUND;
-        member_key(keys[i], id);
+        }
         member_gone_key(gone[i], id);
-        ops[2 * i] = (struct store_op){.kind = STORE_DELETE, .key = {keys[i], MEMBER_KEY_SIZE}};
+        ops[2 * i] = (struct store_op){.kind = STORE_DELETE, .key = {keys[i], length}};
         ops[2 * i + 1] =
             (struct store_op){.kind = STORE_PUT, .key = {gone[i], MEMBER_GONE_KEY_SIZE}};
     }
+    if (members && members >= member_list_records(member, records, RAFT_MEMBERS_MAX))
+        return STORE_INVALID; // somebody must stay
     struct store_txn txn = {.then = ops, .then_count = 2 * count};
     return member_propose_txn(member, &txn, client, request, REQUEST_MEMBER_REMOVE);
 }
@@ -172,6 +181,10 @@ enum store_status member_admin_request(struct member *member, struct client *cli
     case REQUEST_CLIENTS:
         member_answer_json_clients(member, client, request);
         return STORE_OK;
+    case REQUEST_ACCESS:
+        return member_request_access(member, client, request, body);
+    case REQUEST_HOST_RENEW:
+        return member_request_host_renew(member, client, request, body);
     case REQUEST_CLIENT_SIGN:
         return member_request_client_sign(member, client, request, body);
     case REQUEST_CLIENT_REVOKE:
@@ -274,20 +287,28 @@ static json_t *json_member(struct member *member, const struct raft_status *stat
                      record->peer, "client", record->client, "match", match);
 }
 
+static void add_client_host(void *context, const struct member_record *record)
+{
+    json_array_append_new(context, json_pack("{s:o, s:s, s:s}", "id", json_id(record->id), "name",
+                                             record->name, "client", record->client));
+}
+
 void member_answer_json_members(struct member *member, struct client *client, uint64_t request)
 {
     struct member_record records[RAFT_MEMBERS_MAX];
     struct raft_status status;
     unsigned count = member_list_records(member, records, RAFT_MEMBERS_MAX);
-    json_t *list = json_array();
+    json_t *list = json_array(), *hosts = json_array();
     raft_inspect(member->raft, &status);
     for (unsigned i = 0; list && i < count; i++)
         json_array_append_new(list, json_member(member, &status, &records[i]));
+    if (hosts)
+        member_each_client_host(member, add_client_host, hosts);
     answer_json(member, client, request,
-                json_pack("{s:b, s:o}", "changing",
+                json_pack("{s:b, s:o, s:o}", "changing",
                           raft_configuration_is_joint(status.configuration) ||
                               status.configuration_index > status.commit,
-                          "members", list));
+                          "members", list, "client_hosts", hosts));
 }
 
 void member_answer_json_leases(struct member *member, struct client *client, uint64_t request)

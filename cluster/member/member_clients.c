@@ -65,6 +65,9 @@ static enum store_status request_txn(struct member *member, struct client *clien
         status = STORE_INVALID;
     if (status == STORE_OK)
         status = store_txn_check(&member->txn->txn, false);
+    if (status == STORE_OK && client->has_subject && subject_is_client_host(&client->subject) &&
+        !client_host_may_txn(&client->subject, &member->txn->txn))
+        status = STORE_DENIED;
     if (status != STORE_OK)
         return status;
     if (store_txn_is_read_only(&member->txn->txn)) {
@@ -262,6 +265,9 @@ static enum store_status request_watch(struct member *member, struct client *cli
     if (body->failed || byte_reader_left(body) || span > STORE_REST ||
         (flags & ~PROTOCOL_WATCH_PROGRESS))
         return STORE_INVALID;
+    if (client->has_subject && subject_is_client_host(&client->subject) &&
+        !client_host_may_watch(key, (enum store_span)span, end))
+        return STORE_DENIED;
     if (client->watch_count >= MEMBER_WATCHES_MAX)
         return STORE_TOO_LARGE;
     struct watch *watch = malloc(sizeof(*watch) + key.length + end.length);
@@ -360,6 +366,9 @@ static void client_ready(void *owner, struct connection *connection)
     client->has_subject = connection_subject(connection, &client->subject);
     if (client->has_subject)
         fault = member_certificate_fault(member, &client->subject);
+    if (!fault && connection_speaks(connection, PROTOCOL_CONTROL) &&
+        subject_is_client_host(&client->subject))
+        fault = "a client host asks the store alone";
     if (connection_speaks(connection, PROTOCOL_CONTROL) ||
         connection_speaks(connection, PROTOCOL_STREAM)) {
         struct tls_subject subject = client->subject;
@@ -384,6 +393,9 @@ static enum store_status handle_request(struct client *client, uint64_t request,
     struct member *member = client->member;
     // Whoever has no certificate may ask for one, and for nothing else.
     if (client->denied || (kind != REQUEST_ENROL && connection_is_stranger(client->connection)))
+        return STORE_DENIED;
+    if (client->has_subject && subject_is_client_host(&client->subject) &&
+        !client_host_may_ask(kind))
         return STORE_DENIED;
     switch (kind) {
     case REQUEST_TXN:

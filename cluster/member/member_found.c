@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "cluster/member/certificates.h"
+#include "cluster/member/client_host_file.h"
 #include "cluster/member/member_internal.h"
 #include "cluster/store/store_admin.h"
 
@@ -24,8 +25,7 @@ enum { JOIN_TIMEOUT_SECONDS = 5, DIGEST_BYTES = 32 };
 
 // ---- files beside the log ----
 
-// All of it or nothing, and durable.
-static int write_file(const char *directory, const char *name, const char *text, struct error *err)
+int member_write_file(const char *directory, const char *name, const char *text, struct error *err)
 {
     char path[PATH_MAX], temporary[PATH_MAX];
     int n = snprintf(path, sizeof(path), "%s/%s", directory, name);
@@ -60,7 +60,7 @@ int member_write_tls_file(const char *directory, const char *name, const char *t
         return error_set(err, ENAMETOOLONG, "'%s': the path is too long", directory);
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return error_set_errno(err, errno, "'%s' can't be made", path);
-    return write_file(path, name, text, err);
+    return member_write_file(path, name, text, err);
 }
 
 // `own` is the member's, followed by the CA's.
@@ -227,7 +227,7 @@ static int obtain_id(struct member *member, const char *secret, struct error *er
     if (r)
         return r;
     snprintf(text, sizeof(text), "%016" PRIx64 " %s\n", member->self.id, digits);
-    return write_file(member->options.directory, "joining", text, err);
+    return member_write_file(member->options.directory, "joining", text, err);
 }
 
 static int open_client(struct member *member, const char *address, const uint8_t *pin,
@@ -249,16 +249,30 @@ static int open_client(struct member *member, const char *address, const uint8_t
     return error;
 }
 
+// Who is a member. Whoever has joined and isn't among them is a client host.
+static int take_members(struct member *member, struct byte_reader *answer,
+                        struct client_host_file *file, struct error *err)
+{
+    struct member_record other;
+    byte_reader_bytes(answer, file->cluster, sizeof(file->cluster));
+    unsigned count = byte_reader_u16(answer);
+    file->id = member->self.id;
+    member->is_client_host = true;
+    for (unsigned i = 0; i < count; i++) {
+        if (!member_record_read(answer, &other))
+            return error_set(err, EBADMSG, "the answer can't be understood");
+        client_host_file_add(file, other.client);
+        if (other.id == member->self.id)
+            member->is_client_host = false;
+    }
+    return answer->failed ? error_set(err, EBADMSG, "the answer can't be understood") : 0;
+}
+
 // What came for the request: certificate and CA.
 static int take_certificate(struct member *member, struct byte_reader *answer, const char *key,
                             struct error *err)
 {
-    struct member_record other;
     size_t own_length = 0, ca_length = 0;
-    unsigned count = byte_reader_u16(answer);
-    for (unsigned i = 0; i < count; i++)
-        if (!member_record_read(answer, &other))
-            return error_set(err, EBADMSG, "the answer can't be understood");
     const uint8_t *own = byte_reader_blob(answer, 2 * CERTIFICATE_TEXT_MAX, &own_length);
     const uint8_t *ca = byte_reader_blob(answer, CERTIFICATE_TEXT_MAX, &ca_length);
     if (!own || !ca)
@@ -272,12 +286,37 @@ static int take_certificate(struct member *member, struct byte_reader *answer, c
     return r;
 }
 
+// One of an older version knows of no client hosts, and makes a member of whoever leaves it open.
+static enum store_status send_request(struct member *member, struct store_client *client,
+                                      const char *secret, const char *csr,
+                                      struct byte_reader *answer, struct error *err)
+{
+    enum member_wish wish = member->self.wish;
+    enum store_status status = STORE_BUSY;
+    for (int i = 0; i < 2; i++) {
+        struct byte_writer body;
+        byte_writer_init(&body);
+        byte_writer_string(&body, secret);
+        if (csr)
+            byte_writer_string(&body, csr);
+        member_record_encode(&body, &member->self);
+        if (!body.failed)
+            status = store_client_request(client, csr ? REQUEST_ENROL : REQUEST_JOIN, body.data,
+                                          body.length, answer, err);
+        byte_writer_free(&body);
+        if (status != STORE_INVALID || member->self.wish != MEMBER_WISH_ANY)
+            break;
+        member->self.wish = MEMBER_WISH_AUTO;
+    }
+    member->self.wish = wish;
+    return status;
+}
+
 static int ask_to_join(struct member *member, const char *secret, const char *address,
-                       const uint8_t *pin, uint8_t cluster[16], struct error *err)
+                       const uint8_t *pin, struct client_host_file *file, struct error *err)
 {
     struct store_client *client;
     struct certificate_pair request = {0};
-    struct byte_writer body;
     struct byte_reader answer;
     enum store_status status = STORE_BUSY;
     int error = open_client(member, address, pin, &client, err);
@@ -285,14 +324,8 @@ static int ask_to_join(struct member *member, const char *secret, const char *ad
         return error;
     if (pin)
         error = certificate_make_request(member->self.name, &request, err);
-    byte_writer_init(&body);
-    byte_writer_string(&body, secret);
-    if (pin && !error)
-        byte_writer_string(&body, request.certificate);
-    member_record_encode(&body, &member->self);
-    if (!error && !body.failed)
-        status = store_client_request(client, pin ? REQUEST_ENROL : REQUEST_JOIN, body.data,
-                                      body.length, &answer, err);
+    if (!error)
+        status = send_request(member, client, secret, request.certificate, &answer, err);
     if (!error && status == STORE_DENIED)
         error = error_set(err, EACCES, "the token is wrong, used already, or expired");
     else if (!error && status == STORE_UNKNOWN)
@@ -300,6 +333,13 @@ static int ask_to_join(struct member *member, const char *secret, const char *ad
                           "no answer from %s: try again with the same token (if this host was let "
                           "in, it still is)",
                           address);
+    else if (!error && status == STORE_MEMBERS_ENOUGH)
+        error = error_set(err, EBUSY, "%s: join as a client host (--role client)",
+                          store_status_text(status));
+    else if (!error && status == STORE_INVALID && member->self.wish == MEMBER_WISH_CLIENT)
+        error = error_set(err, EPROTONOSUPPORT,
+                          "%s at %s: the cluster's version of ferry may know of no client hosts",
+                          store_status_text(status), address);
     else if (!error && status != STORE_OK && status != STORE_NO_LEADER)
         error = error_set(err, EAGAIN, "%s at %s", store_status_text(status), address);
     else if (!error && status != STORE_OK)
@@ -308,13 +348,10 @@ static int ask_to_join(struct member *member, const char *secret, const char *ad
     if (!error) {
         byte_reader_u8(&answer);
         byte_reader_u64(&answer);
-        byte_reader_bytes(&answer, cluster, 16);
-        if (answer.failed)
-            error = error_set(err, EBADMSG, "the answer can't be understood");
+        error = take_members(member, &answer, file, err);
     }
     if (!error && pin)
         error = take_certificate(member, &answer, request.key, err);
-    byte_writer_free(&body);
     certificate_pair_free(&request);
     store_client_destroy(client);
     return error;
@@ -337,9 +374,13 @@ int member_join(struct member *member, const struct wal_options *options, struct
     if (error)
         return error;
     identity.member = member->self.id;
-    error = ask_to_join(member, secret, at + 1, o->own_tls ? pin : NULL, identity.cluster, err);
+    struct client_host_file file = {.count = 0};
+    error = ask_to_join(member, secret, at + 1, o->own_tls ? pin : NULL, &file, err);
     if (error)
         return error;
+    if (member->is_client_host)
+        return client_host_file_save(&file, o->directory, err);
+    memcpy(identity.cluster, file.cluster, sizeof(identity.cluster));
     // Nobody is known yet: the leader calls, as it knows this member's address now.
     struct raft_snapshot first = {.last = {0, 0}};
     struct member_record nobody = {.id = 0};

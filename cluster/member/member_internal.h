@@ -7,6 +7,7 @@
 //   member_admin.c     records, removals, status
 //   member_join.c      tokens, and who joins by one: the cluster's side
 //   member_access.c    whose certificates are good for what, and those of clients
+//   member_client_hosts.c  hosts that are no members: what they may, and what they are told
 //   member_ca.c        the key of the cluster's CA, and how voters come to it
 //   member_renew.c     this host's own certificate, before it ends
 //   member_found.c     founding and joining: the new member's side
@@ -84,7 +85,8 @@ struct client {
     unsigned requests; // under way
     unsigned watch_count;
     LIST_HEAD(, watch) watches;
-    size_t queued_before; // to see whether it reads
+    uint64_t renewal_again; // no new certificate for a client host before this tick
+    size_t queued_before;   // to see whether it reads
     uint32_t stalled_ticks;
     struct store_snapshot *streaming; // a snapshot being sent
     uint64_t stream_request;
@@ -134,6 +136,7 @@ struct member {
     uv_poll_t wal_poll; // the end of a write that the loop began
     uint64_t tick_ns;
     uint64_t ticks;
+    bool is_client_host; // what has come of joining: no member
     bool timer_open, async_open, stopping, ended, in_pump, poll_open;
 
     LIST_HEAD(, peer) peers;
@@ -262,6 +265,22 @@ enum store_status member_admin_request(struct member *member, struct client *cli
 void member_admin_answer(struct member *member, const struct pending *pending,
                          const struct byte_writer *answer);
 
+// member_client_hosts.c
+// The record of a client host that hasn't been removed.
+bool member_find_client_host(struct member *member, uint64_t id, struct member_record *record);
+void member_each_client_host(struct member *member,
+                             void (*each)(void *context, const struct member_record *record),
+                             void *context);
+bool subject_is_client_host(const struct tls_subject *subject);
+// What whoever comes with such a certificate may ask; and read, write and watch in the store.
+bool client_host_may_ask(enum protocol_request kind);
+bool client_host_may_txn(const struct tls_subject *who, const struct store_txn *txn);
+bool client_host_may_watch(struct store_bytes key, enum store_span span, struct store_bytes end);
+enum store_status member_request_access(struct member *member, struct client *client,
+                                        uint64_t request, struct byte_reader *body);
+enum store_status member_request_host_renew(struct member *member, struct client *client,
+                                            uint64_t request, struct byte_reader *body);
+
 // member_ca.c
 struct certificate_pair;
 // The cluster's CA with its key, where this member has it; to be freed.
@@ -297,6 +316,8 @@ void member_answer_certificate(struct member *member, const struct byte_writer *
                                struct byte_writer *w);
 
 // member_access.c
+// The id that a certificate carries; false: none.
+bool subject_id(const struct tls_subject *subject, uint64_t *id);
 // Whether `id` is who its certificate says, where the cluster makes its own.
 bool member_is_who(struct member *member, const struct connection *connection, uint64_t id);
 enum store_status member_request_client_sign(struct member *member, struct client *client,
@@ -313,6 +334,8 @@ uint64_t member_ticks_of(const struct member *member, unsigned seconds);
 
 // member_found.c
 // A key and a certificate by that CA, in the directory's "tls".
+// Writes a file beside the log: all of it or nothing, durable, for its owner alone.
+int member_write_file(const char *directory, const char *name, const char *text, struct error *err);
 // Writes a file of the directory's "tls": all of it or nothing, durable, for its owner alone.
 int member_write_tls_file(const char *directory, const char *name, const char *text,
                           struct error *err);

@@ -109,6 +109,7 @@ struct admission {
     const struct mvcc_version *token;
     uint8_t token_key[TOKEN_KEY_SIZE], token_value[TOKEN_USED];
     uint8_t member_key[MEMBER_KEY_SIZE], certificate_key[CERTIFICATE_KEY_SIZE];
+    size_t member_key_length;
     struct byte_writer value; // of the record
     char *certificate;        // NULL: none was asked for
     bool again;
@@ -125,13 +126,63 @@ enum store_status member_sign_host(struct member *member, const struct member_re
         return STORE_NO_CA;
     snprintf(id, sizeof(id), "%016" PRIx64, record->id);
     struct certificate_subject subject = {
-        .name = record->name, .id = id, .seconds = member->options.certificate_seconds};
+        .name = record->name,
+        .id = id,
+        .unit = record->wish == MEMBER_WISH_CLIENT ? MEMBER_UNIT_CLIENT_HOST : NULL,
+        .seconds = member->options.certificate_seconds};
     int r = certificate_sign(&ca, csr, &subject, certificate, &err);
     certificate_pair_free(&ca);
     if (!r)
         return STORE_OK;
     log_info("a certificate for host '%s': %s", record->name, err.message);
     return err.code == EBADMSG ? STORE_INVALID : STORE_BUSY;
+}
+
+struct namesake {
+    const struct member_record *record;
+    bool found;
+};
+
+static void compare_name(void *context, const struct member_record *other)
+{
+    struct namesake *namesake = context;
+    if (other->id != namesake->record->id && strcmp(other->name, namesake->record->name) == 0)
+        namesake->found = true;
+}
+
+// What a client host may do goes by its name. (Members of one name are told apart by their ids, and
+// their hosts when they register.)
+static bool name_is_taken(struct member *member, const struct member_record *record,
+                          const struct member_record *members, unsigned count)
+{
+    struct namesake namesake = {.record = record};
+    member_each_client_host(member, compare_name, &namesake);
+    for (unsigned i = 0; record->wish == MEMBER_WISH_CLIENT && i < count; i++)
+        compare_name(&namesake, &members[i]);
+    return namesake.found;
+}
+
+// What comes of somebody who leaves it to the cluster. Who asks again stays what he was made.
+static enum store_status settle_wish(struct member *member, struct admission *a)
+{
+    struct member_record records[RAFT_MEMBERS_MAX], there;
+    enum member_wish wish = a->record.wish;
+    unsigned count = member_list_records(member, records, RAFT_MEMBERS_MAX);
+    if (a->again && member_find_record(member, a->record.id, &there))
+        a->record.wish = there.wish;
+    else if (a->again)
+        a->record.wish = MEMBER_WISH_CLIENT;
+    else if (wish == MEMBER_WISH_ANY)
+        a->record.wish = count < MEMBER_MEMBERS_AUTO ? MEMBER_WISH_AUTO : MEMBER_WISH_CLIENT;
+    else if (wish != MEMBER_WISH_CLIENT && count >= RAFT_MEMBERS_MAX)
+        return STORE_MEMBERS_ENOUGH;
+    if (name_is_taken(member, &a->record, records, count))
+        return STORE_NAME_TAKEN;
+    if (a->record.wish == MEMBER_WISH_CLIENT)
+        a->record.peer[0] = 0; // nobody calls it there
+    else if (!a->record.peer[0])
+        return STORE_INVALID;
+    return STORE_OK;
 }
 
 // Unused, or used by this very member, which has never got further than that.
@@ -141,7 +192,8 @@ static bool is_admitted(struct member *member, struct admission *a)
     struct member_record there;
     if (!a->token || has_expired(a->token))
         return false;
-    bool known = member_find_record(member, a->record.id, &there);
+    bool known = member_find_record(member, a->record.id, &there) ||
+                 member_find_client_host(member, a->record.id, &there);
     if (a->token->length == TOKEN_UNUSED)
         return !known && !member_is_gone(member, a->record.id);
     raft_inspect(member->raft, &status);
@@ -158,9 +210,14 @@ static enum store_status propose_admission(struct member *member, struct admissi
     bytes_put_u64(a->token_value, bytes_get_u64(a->token->value));
     bytes_put_u64(a->token_value + TOKEN_UNUSED, a->record.id);
     member_key(a->member_key, a->record.id);
+    a->member_key_length = MEMBER_KEY_SIZE;
+    if (a->record.wish == MEMBER_WISH_CLIENT) {
+        client_host_key(a->member_key, a->record.id);
+        a->member_key_length = CLIENT_HOST_KEY_SIZE;
+    }
     certificate_key(a->certificate_key, a->record.id);
     const struct store_bytes token = {a->token_key, TOKEN_KEY_SIZE};
-    const struct store_bytes member_bytes = {a->member_key, MEMBER_KEY_SIZE};
+    const struct store_bytes member_bytes = {a->member_key, a->member_key_length};
     const struct store_bytes certificate = {a->certificate_key, CERTIFICATE_KEY_SIZE};
     struct store_compare compares[2] = {
         {.target = STORE_MOD, .relation = STORE_EQUAL, .key = token, .number = a->token->mod},
@@ -207,6 +264,8 @@ enum store_status member_request_join(struct member *member, struct client *clie
     a.token = find(member, a.token_key, TOKEN_KEY_SIZE);
     if (status == STORE_OK && !is_admitted(member, &a))
         status = STORE_DENIED;
+    if (status == STORE_OK)
+        status = settle_wish(member, &a);
     // Whoever has no token is given no work to do.
     if (status == STORE_OK && csr)
         status = member_sign_host(member, &a.record, csr, &a.certificate);

@@ -9,6 +9,10 @@ static const char member_prefix[8] = {0, 'm', 'e', 'm', 'b', 'e', 'r', '/'};
 
 static const char client_prefix[8] = {0, 'c', 'l', 'i', 'e', 'n', 't', '/'};
 
+static const char gone_prefix[6] = {0, 'g', 'o', 'n', 'e', '/'};
+
+static const char client_host_prefix[7] = {0, 'a', 'g', 'e', 'n', 't', '/'};
+
 enum { RECORD_VERSION = 1, CLIENT_REVOKED = 1, CLIENT_READ_ONLY = 2, CERTIFICATE_MAX = 32768 };
 
 static void put_key(uint8_t *key, const char *prefix, size_t length, uint64_t id)
@@ -36,8 +40,22 @@ void member_key(uint8_t key[MEMBER_KEY_SIZE], uint64_t id)
 
 void member_gone_key(uint8_t key[MEMBER_GONE_KEY_SIZE], uint64_t id)
 {
-    static const char gone_prefix[6] = {0, 'g', 'o', 'n', 'e', '/'};
     put_key(key, gone_prefix, sizeof(gone_prefix), id);
+}
+
+bool member_gone_key_parse(struct store_bytes key, uint64_t *id)
+{
+    return parse_key(key, gone_prefix, sizeof(gone_prefix), id);
+}
+
+void client_host_key(uint8_t key[CLIENT_HOST_KEY_SIZE], uint64_t id)
+{
+    put_key(key, client_host_prefix, sizeof(client_host_prefix), id);
+}
+
+bool client_host_key_parse(struct store_bytes key, uint64_t *id)
+{
+    return parse_key(key, client_host_prefix, sizeof(client_host_prefix), id);
 }
 
 bool member_key_parse(struct store_bytes key, uint64_t *id)
@@ -110,7 +128,7 @@ static bool read_wish(struct byte_reader *r, struct member_record *record)
 {
     uint8_t wish = byte_reader_u8(r);
     record->wish = (enum member_wish)wish;
-    return !r->failed && wish <= MEMBER_WISH_LEARNER;
+    return !r->failed && wish <= MEMBER_WISH_LAST;
 }
 
 bool member_record_read(struct byte_reader *r, struct member_record *record)
@@ -130,6 +148,23 @@ bool member_record_decode(struct member_record *record, struct store_bytes value
 
 const char *member_wish_name(enum member_wish wish)
 {
-    static const char *const names[] = {"voter", "auto", "learner"};
-    return wish <= MEMBER_WISH_LEARNER ? names[wish] : "?";
+    static const char *const names[] = {"voter", "auto", "learner", "client", "any"};
+    return wish <= MEMBER_WISH_LAST ? names[wish] : "?";
+}
+
+bool member_wish_of_role(const char *role, enum member_wish *wish)
+{
+    static const struct {
+        const char *role;
+        enum member_wish wish;
+    } roles[] = {{"auto", MEMBER_WISH_ANY},
+                 {"member", MEMBER_WISH_AUTO},
+                 {"learner", MEMBER_WISH_LEARNER},
+                 {"client", MEMBER_WISH_CLIENT}};
+    for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++) {
+        *wish = roles[i].wish;
+        if (strcmp(role, roles[i].role) == 0)
+            return true;
+    }
+    return false;
 }

@@ -46,6 +46,8 @@ enum protocol_request {
     REQUEST_CLIENT_SIGN = 19,
     REQUEST_CLIENT_REVOKE = 20,
     REQUEST_CLIENTS = 21,
+    REQUEST_ACCESS = 22,
+    REQUEST_HOST_RENEW = 23,
 };
 
 // What is spoken inside TLS at the port for clients, by ALPN: without, frames; the lines of the
@@ -64,8 +66,18 @@ enum member_wish {
     MEMBER_WISH_VOTER = 0,   // as soon as it has caught up
     MEMBER_WISH_AUTO = 1,    // if an odd number of voters comes of it, up to MEMBER_VOTERS_AUTO
     MEMBER_WISH_LEARNER = 2, // it gets everything and decides nothing
+    // Of who joins, and not in a member's record: to be a client host, which has no log and no
+    // store; or that one or MEMBER_WISH_AUTO, as the cluster likes.
+    MEMBER_WISH_CLIENT = 3,
+    MEMBER_WISH_ANY = 4,
+    MEMBER_WISH_LAST = MEMBER_WISH_ANY,
 };
-enum { MEMBER_VOTERS_AUTO = 7 }; // more make each write slower, and no cluster safer
+enum {
+    MEMBER_VOTERS_AUTO = 7, // more make each write slower, and no cluster safer
+    // All voters and two that can take their places: with so many members, who joins with
+    // MEMBER_WISH_ANY becomes a client host.
+    MEMBER_MEMBERS_AUTO = 9,
+};
 
 // What the store holds about a member, under its own key.
 struct member_record {
@@ -85,6 +97,12 @@ bool member_key_parse(struct store_bytes key, uint64_t *id);
 // whoever finds it can tell that member so.
 enum { MEMBER_GONE_KEY_SIZE = 6 + 16 };
 void member_gone_key(uint8_t key[MEMBER_GONE_KEY_SIZE], uint64_t id);
+bool member_gone_key_parse(struct store_bytes key, uint64_t *id);
+// "\0agent/" and the id: the record of a client host, which is none of the members, but has an id
+// like theirs. Its peer address is empty.
+enum { CLIENT_HOST_KEY_SIZE = 7 + 16 };
+void client_host_key(uint8_t key[CLIENT_HOST_KEY_SIZE], uint64_t id);
+bool client_host_key_parse(struct store_bytes key, uint64_t *id);
 // Keys of the cluster's own CA, where it has one: "\0ca/certificate", PEM; and "\0certificate/" and
 // a member's id: the last one that was made for it. "\0ca/key" is from older versions
 // (member_ca.c).
@@ -112,3 +130,5 @@ bool member_record_decode(struct member_record *record, struct store_bytes value
 // One that is followed by others, as member_record_encode() wrote it.
 bool member_record_read(struct byte_reader *r, struct member_record *record);
 const char *member_wish_name(enum member_wish wish);
+// What people say whom a host shall be when it joins: "auto", "member", "learner", "client".
+bool member_wish_of_role(const char *role, enum member_wish *wish);

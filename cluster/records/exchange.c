@@ -58,7 +58,8 @@ int exchange_learn(struct exchange *exchange, const struct record_view *view, st
     for (size_t i = 0; i < view->host_count && count < 8; i++) {
         const struct record *host = &view->hosts[i].host;
         const char *address = host->value.host.address;
-        if (!host->mod || !address[0] || (size_t)length + strlen(address) + 2 > sizeof(list))
+        if (!host->mod || host->value.host.client || !address[0] ||
+            (size_t)length + strlen(address) + 2 > sizeof(list))
             continue;
         length += snprintf(list + length, sizeof(list) - (size_t)length, "%s%s", count ? "," : "",
                            address);

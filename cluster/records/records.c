@@ -148,6 +148,7 @@ static const struct field host_fields[] = {
     FIELD("cpus", host_record, cpus, FIELD_SMALL, false),
     FIELD("memory", host_record, memory, FIELD_NUMBER, false),
     FIELD("draining", host_record, draining, FIELD_BOOL, true),
+    FIELD("client", host_record, client, FIELD_BOOL, true),
     {0},
 };
 

@@ -72,6 +72,7 @@ struct host_record {
     uint32_t cpus;
     uint64_t memory; // bytes that machines may have
     bool draining;
+    bool client; // a client host: the store isn't to be found there
     char *facts; // what else placement looks at: a JSON object; owned, may be NULL
 };
 

@@ -36,6 +36,9 @@ const char *store_status_text(enum store_status status)
         [STORE_DENIED] = "not allowed: the certificate isn't that of a host of this cluster",
         [STORE_NO_LEADER] = "there is no leader at the moment",
         [STORE_NO_CA] = "this cluster makes no certificates: its CA is elsewhere",
+        [STORE_MEMBERS_ENOUGH] = "the store has as many members as it can have",
+        [STORE_NAME_TAKEN] = "another host has that name: `ferry cluster remove` it first, or take "
+                             "another --name",
     };
     if ((size_t)status < sizeof(texts) / sizeof(texts[0]) && texts[status])
         return texts[status];

@@ -125,7 +125,9 @@ enum store_status {
     STORE_DENIED = 16,
     STORE_NO_LEADER = 17, // there is none now
     STORE_NO_CA = 18,     // this cluster's certificates are made elsewhere
-    STORE_STATUS_LAST = STORE_NO_CA
+    STORE_MEMBERS_ENOUGH = 19,
+    STORE_NAME_TAKEN = 20,
+    STORE_STATUS_LAST = STORE_NAME_TAKEN
 };
 
 // One line of plain words.
