@@ -231,7 +231,7 @@ def measure_caps(backend):
 
 
 def write(path, value):
-    with open(path, "w", encoding="ascii") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(str(value))
 
 
@@ -269,6 +269,7 @@ def measure_cost(backend):
 
 def begin():
     try:
+        write(f"{os.path.dirname(GROUP)}/cpu.shares", 1024)  # version 1, or there's no such file
         os.makedirs(GROUP, exist_ok=True)
         write(f"{GROUP}/cpu.shares", GROUP_SHARES)
         write(f"{GROUP}/cgroup.procs", os.getpid())
