@@ -386,22 +386,6 @@ static int refuse_move(struct api_call *call, const struct machine_entry *entry,
     return 0;
 }
 
-struct target_verdict {
-    const char *host;
-    bool fits;
-    char text[PLACEMENT_REASON_SIZE];
-};
-
-static int take_verdict(void *opaque, const struct placement_verdict *verdict)
-{
-    struct target_verdict *target = opaque;
-    if (strcmp(verdict->host, target->host) != 0)
-        return 0;
-    target->fits = verdict->reason == PLACEMENT_FITS;
-    snprintf(target->text, sizeof(target->text), "%s", verdict->text);
-    return 0;
-}
-
 // Where the machine can go: `to`, if placement lets it, or with NULL the best host. The result is
 // in `chosen`.
 static int choose_target(struct api_call *call, const struct machine_entry *entry, const char *to,
@@ -409,15 +393,15 @@ static int choose_target(struct api_call *call, const struct machine_entry *entr
 {
     struct placement *placement = placer_create(&call->view);
     struct placement_decision decision = {0};
-    struct target_verdict verdict = {.host = to};
+    struct placement_verdict verdict = {0};
     char summary[RECORD_TEXT_SIZE];
     int r = !placement ? -ENOMEM
-            : to       ? placement_explain(placement, entry->uuid, take_verdict, &verdict)
+            : to       ? placement_explain_host(placement, entry->uuid, to, &verdict)
                        : placement_decide(placement, entry->uuid, &decision);
     snprintf(chosen, NAME_LIMIT + 1, "%s", to ? to : decision.host ? decision.host : "");
     if (r) {
         error_set_errno(&call->err, -r, "placement");
-    } else if (to && !verdict.fits) {
+    } else if (to && verdict.reason != PLACEMENT_FITS) {
         call->code = "wrong-state";
         r = error_set(&call->err, EINVAL, "'%s' can't go to host '%s': %s",
                       entry->machine.value.machine.name, to, verdict.text);

@@ -25,36 +25,20 @@ static bool have_placement(struct waits *waits)
     return waits->placement != NULL;
 }
 
-struct wanted {
-    const char *host;
-    bool fits;
-    char text[PLACEMENT_REASON_SIZE];
-};
-
-static int take_verdict(void *opaque, const struct placement_verdict *verdict)
-{
-    struct wanted *wanted = opaque;
-    if (strcmp(verdict->host, wanted->host) != 0)
-        return 0;
-    wanted->fits = verdict->reason == PLACEMENT_FITS;
-    snprintf(wanted->text, sizeof(wanted->text), "%s", verdict->text);
-    return 0;
-}
-
 // A move that a person has asked for.
 static void say_queued(struct waits *waits, const struct machine_entry *entry,
                        char text[RECORD_TEXT_SIZE])
 {
     const char *to = entry->machine.value.machine.move_to;
-    struct wanted wanted = {.host = to};
+    struct placement_verdict verdict;
     char reason[RECORD_TEXT_SIZE];
     if (!moves_may_begin(&waits->moves, waits->view, entry->owner.value.owner.host, to, reason))
         snprintf(text, RECORD_TEXT_SIZE, "to move to '%s': %.140s", to, reason);
     else if (have_placement(waits) &&
-             placement_explain(waits->placement, entry->uuid, take_verdict, &wanted) == 0 &&
-             !wanted.fits)
+             placement_explain_host(waits->placement, entry->uuid, to, &verdict) == 0 &&
+             verdict.reason != PLACEMENT_FITS)
         snprintf(text, RECORD_TEXT_SIZE, "to move to '%s', where it can't go now: %.120s", to,
-                 wanted.text);
+                 verdict.text);
     else
         snprintf(text, RECORD_TEXT_SIZE, "to move to '%s'", to);
 }

@@ -50,28 +50,15 @@ static bool place(void *opaque, const struct record_view *view, const struct mac
     return true;
 }
 
-struct wanted_host {
-    const char *name;
-    bool fits;
-};
-
-static int look_at_verdict(void *opaque, const struct placement_verdict *verdict)
-{
-    struct wanted_host *wanted = opaque;
-    if (strcmp(verdict->host, wanted->name) == 0)
-        wanted->fits = verdict->reason == PLACEMENT_FITS;
-    return 0;
-}
-
 // Some time may have gone by since it was asked for.
 static bool fits(void *opaque, const struct record_view *view, const struct machine_entry *machine,
                  const char *host)
 {
     struct manager_driver *driver = opaque;
-    struct wanted_host wanted = {.name = host};
+    struct placement_verdict verdict;
     if (!have_placement(driver, view) ||
-        placement_explain(driver->placement, machine->uuid, look_at_verdict, &wanted) != 0 ||
-        !wanted.fits)
+        placement_explain_host(driver->placement, machine->uuid, host, &verdict) != 0 ||
+        verdict.reason != PLACEMENT_FITS)
         return false;
     driver->placement_used = true;
     placement_move_machine(driver->placement, machine->uuid, machine->owner.value.owner.host, host);

@@ -563,6 +563,26 @@ static void explain_rejection(const struct placement *p, const struct known_host
     }
 }
 
+static void judge(const struct placement *p, const struct known_machine *m,
+                  const struct question *q, const struct known_host *h, struct placement_verdict *v)
+{
+    struct score parts = {0};
+    word lacking = 0;
+    *v = (struct placement_verdict){
+        .host = h->name, .reason = h == m->at ? PLACEMENT_OTHER_HOST : filter(h, q, &lacking)};
+    if (v->reason != PLACEMENT_FITS) {
+        explain_rejection(p, h, q, v->reason, lacking, v->text, sizeof(v->text));
+        return;
+    }
+    v->score = add_up(p, h, m, &parts);
+    v->load = parts.load;
+    v->rules = parts.rules;
+    v->near = parts.near;
+    snprintf(v->text, sizeof(v->text),
+             "fits: %" PRId64 " (load %" PRId64 ", rules %" PRId64 ", near %" PRId64 ")", v->score,
+             v->load, v->rules, v->near);
+}
+
 int placement_explain(struct placement *p, const char *id,
                       int (*visit)(void *opaque, const struct placement_verdict *verdict),
                       void *opaque)
@@ -574,23 +594,24 @@ int placement_explain(struct placement *p, const char *id,
     prepare(p, m, &q);
     int rc = 0;
     for (unsigned i = 0; i < p->host_count && rc == 0; i++) {
-        const struct known_host *h = p->hosts[i];
-        struct score parts = {0};
-        word lacking = 0;
-        struct placement_verdict v = {
-            .host = h->name, .reason = h == m->at ? PLACEMENT_OTHER_HOST : filter(h, &q, &lacking)};
-        if (v.reason == PLACEMENT_FITS) {
-            v.score = add_up(p, h, m, &parts);
-            v.load = parts.load;
-            v.rules = parts.rules;
-            v.near = parts.near;
-            snprintf(v.text, sizeof(v.text),
-                     "fits: %" PRId64 " (load %" PRId64 ", rules %" PRId64 ", near %" PRId64 ")",
-                     v.score, v.load, v.rules, v.near);
-        } else {
-            explain_rejection(p, h, &q, v.reason, lacking, v.text, sizeof(v.text));
-        }
+        struct placement_verdict v;
+        judge(p, m, &q, p->hosts[i], &v);
         rc = visit(opaque, &v);
     }
     return rc;
+}
+
+int placement_explain_host(struct placement *p, const char *id, const char *host,
+                           struct placement_verdict *verdict)
+{
+    struct question q;
+    struct known_machine *m = placement_find_machine(p, id);
+    unsigned at = 0;
+    while (at < p->host_count && strcmp(p->hosts[at]->name, host) != 0)
+        at++;
+    if (!m || at == p->host_count)
+        return -ENOENT;
+    prepare(p, m, &q);
+    judge(p, m, &q, p->hosts[at], verdict);
+    return 0;
 }

@@ -137,7 +137,7 @@ int placement_reconsider(struct placement *placement, const char *id,
 char *placement_summary(const struct placement_decision *decision, char *out, size_t size);
 
 struct placement_verdict {
-    const char *host;
+    const char *host; // belongs to the placement, until it changes
     enum placement_reason reason;
     int64_t score, load, rules, near; // of one that fits: in all, and its parts
     char text[PLACEMENT_REASON_SIZE]; // "memory: wants 4 GiB, 1 GiB of 64 GiB is free"
@@ -148,6 +148,9 @@ struct placement_verdict {
 int placement_explain(struct placement *placement, const char *id,
                       int (*visit)(void *opaque, const struct placement_verdict *verdict),
                       void *opaque);
+// The same of one host. 0 or -ENOENT: there is no such machine, or no such host.
+int placement_explain_host(struct placement *placement, const char *id, const char *host,
+                           struct placement_verdict *verdict);
 const char *placement_reason_name(enum placement_reason reason);
 
 // How full a host is, in thousandths of what it may give; -ENOENT.

@@ -84,6 +84,12 @@ static void check_reason(const char *id, const char *where, enum placement_reaso
     struct placement_decision d;
     ck_assert_int_eq(placement_decide(p, id, &d), 0);
     ck_assert_uint_ge(d.rejected[reason], 1);
+    struct placement_verdict alone;
+    ck_assert_int_eq(placement_explain_host(p, id, where, &alone), 0);
+    ck_assert_int_eq(alone.reason, reason);
+    ck_assert_str_eq(alone.text, seen.text);
+    ck_assert_int_eq(placement_explain_host(p, id, "nowhere", &alone), -ENOENT);
+    ck_assert_int_eq(placement_explain_host(p, "nobody", where, &alone), -ENOENT);
 }
 
 START_TEST(test_filters)
