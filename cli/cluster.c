@@ -154,6 +154,9 @@ static int status_command(int argc, char **argv)
         printf("; %" PRIu64 " deleted, lost hosts may have something of them (`ferry vm ls --all`)",
                output_number_of(result, "machines_deleted"));
     putchar('\n');
+    if (output_number_of(result, "moves") || output_number_of(result, "moves_waiting"))
+        printf("moves     %" PRIu64 " under way, %" PRIu64 " waiting (`ferry vm ls`)\n",
+               output_number_of(result, "moves"), output_number_of(result, "moves_waiting"));
     printf("manager   %s\n", output_text_of(result, "manager"));
     print_voters(result);
     if (json_is_true(json_object_get(settings, "held")))

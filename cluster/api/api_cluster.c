@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "cluster/api/api.h"
+#include "cluster/manager/moves.h"
 #include "cluster/store/store_admin.h"
 
 // ---- init ----
@@ -188,6 +189,9 @@ int api_cluster_status(struct api_call *call)
     int r = api_read(call);
     const struct record_view *view = &call->view;
     int alive = 0, running = 0, voters = 0, machines = 0, deleted = 0;
+    struct moves moves = {0};
+    if (!r && moves_count(&moves, view))
+        r = error_set(&call->err, ENOMEM, "out of memory");
     size_t i;
     const json_t *member;
     for (i = 0; i < view->host_count; i++)
@@ -204,16 +208,19 @@ int api_cluster_status(struct api_call *call)
         voters += role && (strcmp(role, "voter") == 0 || strcmp(role, "leader") == 0);
     }
     if (!r) {
-        call->result = json_pack(
-            "{s:o, s:o, s:I, s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "unreported",
-            unreported_json(view), "settings", settings_json(&view->settings.value.settings),
-            "revision", (json_int_t)view->revision, "manager", view->manager.value.manager.host,
-            "members", json_incref(json_object_get(members, "members")), "client_hosts",
-            (int)json_array_size(json_object_get(members, "client_hosts")), "voters", voters,
-            "may_fail", voters ? (voters - 1) / 2 : 0, "hosts", (int)view->host_count,
-            "hosts_alive", alive, "machines", machines, "machines_running", running,
-            "machines_deleted", deleted);
+        call->result =
+            json_pack("{s:o, s:o, s:I, s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}",
+                      "unreported", unreported_json(view), "settings",
+                      settings_json(&view->settings.value.settings), "revision",
+                      (json_int_t)view->revision, "manager", view->manager.value.manager.host,
+                      "members", json_incref(json_object_get(members, "members")), "client_hosts",
+                      (int)json_array_size(json_object_get(members, "client_hosts")), "voters",
+                      voters, "may_fail", voters ? (voters - 1) / 2 : 0, "hosts",
+                      (int)view->host_count, "hosts_alive", alive, "machines", machines,
+                      "machines_running", running, "machines_deleted", deleted, "moves",
+                      (int)moves.all, "moves_waiting", (int)moves.waiting_count);
     }
+    moves_free(&moves);
     json_decref(members);
     return r;
 }

@@ -51,14 +51,15 @@ static json_t *machine_json(struct waits *waits, const struct machine_entry *ent
     const struct machine_record *machine = &entry->machine.value.machine;
     const struct owner_record *owner = &entry->owner.value.owner;
     const struct state_record *state = &entry->state.value.state;
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:s, s:b, s:s, s:i, s:s, s:b}",
-                     "name", machine->name, "uuid", entry->uuid, "wish", wish_name(machine->wish),
-                     "state", api_machine_state(waits->view, entry), "host", owner->host,
-                     "incarnation", (json_int_t)owner->incarnation, "epoch",
-                     (json_int_t)owner->epoch, "cpus", (int)machine->cpus, "memory",
-                     (json_int_t)machine->memory, "restart", restart_policy_name(machine->restart),
-                     "ha", !machine->no_ha, "reason", state->reason, "restarts",
-                     (int)state->restarts, "waits", text, "stuck", stuck);
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:s, s:b, s:s, s:i, s:s, s:b, s:i}", "name",
+        machine->name, "uuid", entry->uuid, "wish", wish_name(machine->wish), "state",
+        api_machine_state(waits->view, entry), "host", owner->host, "incarnation",
+        (json_int_t)owner->incarnation, "epoch", (json_int_t)owner->epoch, "cpus",
+        (int)machine->cpus, "memory", (json_int_t)machine->memory, "restart",
+        restart_policy_name(machine->restart), "ha", !machine->no_ha, "reason", state->reason,
+        "restarts", (int)state->restarts, "waits", text, "stuck", stuck, "place",
+        (int)moves_place(&waits->moves, waits->view, entry));
 }
 
 // One that was deleted, of which hosts that are lost may have something yet.
@@ -318,6 +319,8 @@ static int fill_wish(struct api_call *call, struct change *change, enum machine_
     *machine = entry->machine.value.machine;
     machine->wish = wish;
     machine->wish_number++;
+    if (wish == WISH_STOPPED)
+        machine->move_to[0] = 0; // or it would move, long after, when it is started
     return 0;
 }
 
@@ -415,6 +418,16 @@ static int choose_target(struct api_call *call, const struct machine_entry *entr
     return r;
 }
 
+// It is where it is asked to go; what was asked for before isn't wanted any more.
+static int fill_stay(const struct machine_entry *entry, struct change *change)
+{
+    change_compare(change, RECORD_MACHINE, entry->uuid, entry->machine.mod);
+    struct machine_record *machine = &change_put(change, RECORD_MACHINE, entry->uuid)->machine;
+    *machine = entry->machine.value.machine;
+    machine->move_to[0] = 0;
+    return 0;
+}
+
 // Notes the wish; the manager begins, once.
 static int fill_migrate(struct api_call *call, struct change *change)
 {
@@ -424,7 +437,7 @@ static int fill_migrate(struct api_call *call, struct change *change)
     if (!entry)
         return -call->err.code;
     if (to && strcmp(entry->owner.value.owner.host, to) == 0)
-        return 1;
+        return entry->machine.value.machine.move_to[0] ? fill_stay(entry, change) : 1;
     int r = to ? refuse_move(call, entry, to) : 0;
     if (!r)
         r = choose_target(call, entry, to, chosen);
@@ -436,6 +449,9 @@ static int fill_migrate(struct api_call *call, struct change *change)
     change_compare(change, RECORD_OWNER, entry->uuid, entry->owner.mod);
     struct machine_record *machine = &change_put(change, RECORD_MACHINE, entry->uuid)->machine;
     *machine = entry->machine.value.machine;
+    // Who asks for the same once more keeps the place in the queue.
+    if (strcmp(machine->move_to, chosen) != 0)
+        machine->move_asked = call->view.revision;
     snprintf(machine->move_to, sizeof(machine->move_to), "%s", chosen);
     json_decref(call->result);
     call->result = json_pack("{s:s}", "to", chosen);

@@ -265,17 +265,10 @@ static void say_lost(struct record_view *view, struct machine_entry *entry,
     say_state(view, entry, "lost", reason, changes);
 }
 
-static bool can_move(const struct record_view *view, const struct machine_entry *entry,
-                     const char *to)
+static bool can_receive(const struct record_view *view, const char *to)
 {
-    const struct machine_record *machine = &entry->machine.value.machine;
-    const struct owner_record *owner = &entry->owner.value.owner;
     const struct host_entry *target = record_view_host(view, to);
-    return to[0] && machine->wish == WISH_RUNNING && owner->stage == OWNER_STARTED &&
-           (owner->migration.stage == MIGRATION_NONE ||
-            owner->migration.stage == MIGRATION_ABORTED) &&
-           strcmp(to, owner->host) != 0 && target && target->life.mod &&
-           !target->life.value.life.fenced;
+    return target && target->life.mod && !target->life.value.life.fenced;
 }
 
 // Writes the wish that it move into the owner record; the agents do the rest. One try a request:
@@ -308,16 +301,27 @@ static void begin_move(struct manager *manager, struct record_view *view,
     show_owner(changes, entry, owner);
 }
 
-// What a person has asked for, when its turn has come; until then the wish stands.
+// What a person has asked for, if it can begin; until then the wish stands.
 static void move_as_wanted(struct manager *manager, struct record_view *view,
                            struct machine_entry *entry, const char *id,
                            struct manager_changes *changes)
 {
     const char *to = entry->machine.value.machine.move_to;
     char reason[RECORD_TEXT_SIZE];
-    if (moves_may_begin(&manager->moves, view, entry->owner.value.owner.host, to, reason) &&
+    if (can_receive(view, to) &&
+        moves_may_begin(&manager->moves, view, entry->owner.value.owner.host, to, reason) &&
         (!manager->fits || manager->fits(manager->opaque, view, entry, to)))
         begin_move(manager, view, entry, to, id, 0, changes);
+}
+
+static void move_as_asked(struct manager *manager, struct record_view *view,
+                          const char *(*new_id)(void *opaque), void *id_opaque,
+                          struct manager_changes *changes)
+{
+    const struct moves *moves = &manager->moves;
+    for (size_t i = 0; i < moves->waiting_count && changes->count < MANAGER_CHANGES; i++)
+        move_as_wanted(manager, view, &view->machines[moves->waiting[i]], new_id(id_opaque),
+                       changes);
 }
 
 // A machine on a host that is drained goes elsewhere, a few at a time.
@@ -331,6 +335,7 @@ static void drain_machine(struct manager *manager, struct record_view *view,
     char to[NAME_LIMIT + 1], reason[RECORD_TEXT_SIZE];
     if (!host || !host->host.mod || !host->host.value.host.draining ||
         owner->stage != OWNER_STARTED || moves_is_under_way(owner) ||
+        owner->migration.stage == MIGRATION_DONE || record_view_owner_is_over(view, owner) ||
         !moves_may_begin(&manager->moves, view, owner->host, NULL, reason))
         return;
     bool again = owner->migration.stage == MIGRATION_ABORTED;
@@ -339,12 +344,27 @@ static void drain_machine(struct manager *manager, struct record_view *view,
         return; // `ferry vm show` says so
     if (again && now - manager->drain_tried_at < MANAGER_RETRY_SECONDS * UINT64_C(1000000000))
         return;
-    if (!manager->place(manager->opaque, view, entry, to, reason) || !can_move(view, entry, to) ||
+    if (!manager->place(manager->opaque, view, entry, to, reason) || !can_receive(view, to) ||
+        strcmp(to, owner->host) == 0 ||
         !moves_may_begin(&manager->moves, view, owner->host, to, reason))
         return; // `ferry vm explain` says why
     if (again)
         manager->drain_tried_at = now;
     begin_move(manager, view, entry, to, new_id(id_opaque), tries + 1, changes);
+}
+
+static void drain_hosts(struct manager *manager, struct record_view *view, uint64_t now,
+                        const char *(*new_id)(void *opaque), void *id_opaque,
+                        struct manager_changes *changes)
+{
+    for (size_t i = 0; i < view->machine_count && changes->count < MANAGER_CHANGES; i++) {
+        struct machine_entry *entry = &view->machines[i];
+        if (entry->owner.mod && entry->machine.mod && !entry->tombstone.mod &&
+            entry->machine.value.machine.wish == WISH_RUNNING &&
+            !(moves_is_waiting(view, entry) &&
+              can_receive(view, entry->machine.value.machine.move_to)))
+            drain_machine(manager, view, entry, now, new_id, id_opaque, changes);
+    }
 }
 
 // ---- after a restore ----
@@ -452,11 +472,8 @@ void manager_step(struct manager *manager, struct record_view *view, uint64_t no
             place_machine(manager, view, entry, changes);
         else if (free && owner->stage != OWNER_NONE)
             release_machine(view, entry, changes);
-        else if (!free && !entry->tombstone.mod &&
-                 can_move(view, entry, entry->machine.value.machine.move_to))
-            move_as_wanted(manager, view, entry, new_id(id_opaque), changes);
-        else if (!free && !entry->tombstone.mod && wanted)
-            drain_machine(manager, view, entry, now, new_id, id_opaque, changes);
     }
+    move_as_asked(manager, view, new_id, id_opaque, changes);
+    drain_hosts(manager, view, now, new_id, id_opaque, changes);
     show_all_as_before(changes);
 }

@@ -29,8 +29,53 @@ void moves_begin(struct moves *moves, const struct record_view *view, const char
         ++*target;
 }
 
+bool moves_is_waiting(const struct record_view *view, const struct machine_entry *entry)
+{
+    const struct machine_record *machine = &entry->machine.value.machine;
+    const struct owner_record *owner = &entry->owner.value.owner;
+    return entry->machine.mod && entry->owner.mod && !entry->tombstone.mod && machine->move_to[0] &&
+           machine->wish == WISH_RUNNING && owner->stage == OWNER_STARTED &&
+           (owner->migration.stage == MIGRATION_NONE ||
+            owner->migration.stage == MIGRATION_ABORTED) &&
+           strcmp(machine->move_to, owner->host) != 0 && !record_view_owner_is_over(view, owner);
+}
+
+// The view has its machines by UUID, so that the place there decides between requests of one time.
+static int compare_requests(const void *a, const void *b, void *opaque)
+{
+    const struct record_view *view = opaque;
+    size_t one = *(const size_t *)a, other = *(const size_t *)b;
+    uint64_t first = view->machines[one].machine.value.machine.move_asked,
+             second = view->machines[other].machine.value.machine.move_asked;
+    return first != second ? (first > second) - (first < second) : (one > other) - (one < other);
+}
+
+static int add_waiting(struct moves *moves, size_t at)
+{
+    if (moves->waiting_count == moves->waiting_room) {
+        size_t room = moves->waiting_room ? 2 * moves->waiting_room : 16;
+        size_t *grown = realloc(moves->waiting, room * sizeof(*grown));
+        if (!grown)
+            return -ENOMEM;
+        moves->waiting = grown;
+        moves->waiting_room = room;
+    }
+    moves->waiting[moves->waiting_count++] = at;
+    return 0;
+}
+
+size_t moves_place(const struct moves *moves, const struct record_view *view,
+                   const struct machine_entry *entry)
+{
+    for (size_t i = 0; i < moves->waiting_count; i++)
+        if (&view->machines[moves->waiting[i]] == entry)
+            return i + 1;
+    return 0;
+}
+
 int moves_count(struct moves *moves, const struct record_view *view)
 {
+    int r = 0;
     if (moves->room < view->host_count) {
         unsigned *grown = realloc(moves->of_host, view->host_count * sizeof(*grown));
         if (!grown)
@@ -41,16 +86,23 @@ int moves_count(struct moves *moves, const struct record_view *view)
     moves->all = 0;
     if (view->host_count)
         memset(moves->of_host, 0, view->host_count * sizeof(*moves->of_host));
-    for (size_t i = 0; i < view->machine_count; i++) {
+    moves->waiting_count = 0;
+    for (size_t i = 0; i < view->machine_count && !r; i++) {
         const struct owner_record *owner = &view->machines[i].owner.value.owner;
         if (view->machines[i].owner.mod && moves_is_under_way(owner))
             moves_begin(moves, view, owner->host, owner->migration.target);
+        if (moves_is_waiting(view, &view->machines[i]))
+            r = add_waiting(moves, i);
     }
-    return 0;
+    if (moves->waiting_count)
+        qsort_r(moves->waiting, moves->waiting_count, sizeof(*moves->waiting), compare_requests,
+                (void *)(uintptr_t)view);
+    return r;
 }
 
 void moves_free(struct moves *moves)
 {
+    free(moves->waiting);
     free(moves->of_host);
     *moves = (struct moves){0};
 }

@@ -178,6 +178,7 @@ static const struct field machine_fields[] = {
     FIELD("wish_number", machine_record, wish_number, FIELD_NUMBER, false),
     FIELD("host", machine_record, host, FIELD_TEXT, true),
     FIELD("move_to", machine_record, move_to, FIELD_TEXT, true),
+    FIELD("move_asked", machine_record, move_asked, FIELD_NUMBER, true),
     FIELD("cancel", machine_record, cancel, FIELD_TEXT, true),
     {0},
 };

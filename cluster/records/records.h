@@ -109,6 +109,7 @@ struct machine_record {
     uint64_t wish_number;         // grows with each change of the wish
     char host[NAME_LIMIT + 1];    // the only host it may run on; "" any
     char move_to[NAME_LIMIT + 1]; // a migration that is asked for: its target
+    uint64_t move_asked;          // and the store's revision when it was: the oldest goes first
     char cancel[UUID_TEXT_SIZE];  // the id of a migration that is to be called off
     char *description;            // what `ferry run --config` reads; owned, may be NULL
     char *placement; // what it asks of its host (cluster/manager/wishes.h); owned, may be NULL

@@ -38,10 +38,11 @@ check "another one is" on 1 cluster drain h3
 create a --no-ha
 create b --no-ha
 create c
+create d
 create pinned --host h1
 on 1 cluster undrain h2
 on 1 cluster undrain h3
-report "four machines run on one host" test "$(on 1 vm ls --format json | jq -r '[.machines[].host] | unique | join(" ")')" = h1
+report "five machines run on one host" test "$(on 1 vm ls --format json | jq -r '[.machines[].host] | unique | join(" ")')" = h1
 
 # Two that don't answer: their moves go on when they do, and not before.
 a=$(process_of a) b=$(process_of b) # who is stopped isn't listed
@@ -59,6 +60,13 @@ check "a second one as well" has_begun b
 report "whoever waits in vain is told for what" says "'c' is still on its way to 'h2': it is running on 'h1', and waits" \
     on 1 vm migrate c --to h2 --wait --timeout 1s
 check "the third waits for its turn" waits c "2 moves from or to host 'h.' are under way"
+on 1 vm migrate d --to h3 >/dev/null
+check "the fourth is behind it" waits d "to move to 'h3' (2 of 2 that wait): 2 moves"
+on 1 vm migrate c --to h2 >/dev/null # once more: it keeps its place
+report "who was first stays it" waits c "to move to 'h2' (1 of 2 that wait)"
+report "the status counts them" test "$(on 1 cluster status --format json | jq -r '"\(.moves) \(.moves_waiting)"')" = "2 2"
+on 1 vm migrate d --to h1 >/dev/null # where it is
+report "one that is to stay waits no more" waits d '^$'
 on 1 vm ls >"$work/said"
 report "the list says so" grep -q "^c .*to move to 'h2': 2 moves" "$work/said"
 on 1 vm explain c >"$work/said"

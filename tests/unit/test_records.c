@@ -47,6 +47,7 @@ static const union record_value samples[RECORD_KINDS] = {
                                     .wish_number = 9,
                                     .host = "a",
                                     .move_to = "b",
+                                    .move_asked = 77,
                                     .cancel = "c",
                                     .description = "{\"kernel\":\"/k\"}",
                                     .placement = "{\"labels\":[\"web\"]}"}},
@@ -576,6 +577,47 @@ START_TEST(test_manager_leaves_unbounded)
 }
 END_TEST
 
+// Moves that were asked for begin in the order of their requests; those of one time, or of a
+// version that didn't note it, by UUID.
+START_TEST(test_manager_moves_the_oldest_first)
+{
+    static struct manager_changes changes;
+    static const uint64_t asked[] = {30, 10, 20, 10, 0};
+    static const char *const order[] = {"u4", "u1", "u3", "u2", "u0"};
+    struct manager manager;
+    struct record_view view;
+    struct change change;
+    char name[4];
+    record_view_init(&view);
+    change_clear(&change);
+    settings_default(&change_put(&change, RECORD_SETTINGS, "")->settings);
+    change_put(&change, RECORD_MANAGER, "");
+    change_put(&change, RECORD_LIFE, "a")->life.incarnation = 1;
+    change_put(&change, RECORD_LIFE, "b")->life.incarnation = 1;
+    ck_assert_int_eq(record_view_apply(&view, &change, 1), 0);
+    for (int i = 0; i < 5; i++) {
+        snprintf(name, sizeof(name), "u%d", i);
+        change_clear(&change);
+        struct machine_record *machine = &change_put(&change, RECORD_MACHINE, name)->machine;
+        *machine =
+            (struct machine_record){.wish = WISH_RUNNING, .move_to = "b", .move_asked = asked[i]};
+        struct owner_record *owner = &change_put(&change, RECORD_OWNER, name)->owner;
+        *owner = (struct owner_record){.stage = OWNER_STARTED, .host = "a", .incarnation = 1};
+        ck_assert_int_eq(record_view_apply(&view, &change, 2), 0);
+    }
+    manager_init(&manager, place_nowhere, NULL);
+    manager_step(&manager, &view, NSEC_PER_SEC, some_id, NULL, &changes);
+    ck_assert_uint_eq(changes.count, MOVES_OF_HOST);
+    for (unsigned i = 0; i < MOVES_OF_HOST; i++)
+        ck_assert_str_eq(changes.changes[i].puts[0].key.name, order[i]);
+    for (unsigned i = 0; i < 5; i++)
+        ck_assert_uint_eq(moves_place(&manager.moves, &view, record_view_machine(&view, order[i])),
+                          i + 1);
+    manager_free(&manager);
+    record_view_free(&view);
+}
+END_TEST
+
 static const struct change *step_of(struct manager *manager, struct record_view *view, uint64_t now)
 {
     static struct manager_changes changes;
@@ -667,6 +709,7 @@ int main(void)
     tcase_add_test(tc, test_declare_machine);
     tcase_add_test(tc, test_declare_host);
     tcase_add_test(tc, test_manager_leaves_unbounded);
+    tcase_add_test(tc, test_manager_moves_the_oldest_first);
     tcase_add_test(tc, test_manager_after_restore);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
