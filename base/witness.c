@@ -110,6 +110,8 @@ struct witness_slot *witness_slot(struct witness_file *file, uint64_t epoch, enu
     struct witness_slot *slot = &file->slots[place];
     slot->index = index;
     slot->pid = (uint32_t)getpid();
+    // Where the file is mapped is chosen at random, once for each process.
+    slot->process = (uint64_t)(uintptr_t)file ^ slot->pid;
     slot->epoch = epoch;
     // Last: a reader that sees a kind sees whose slot it is.
     atomic_store_explicit(&slot->kind, (uint32_t)kind, memory_order_release);

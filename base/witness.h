@@ -26,7 +26,7 @@ struct witness_slot {
     uint32_t index, pid, unused;
     uint64_t epoch;
     _Atomic uint64_t first_ns, last_begun_ns, last_ended_ns, count;
-    uint64_t spare;
+    uint64_t process; // which one: pids of two pid namespaces may be the same
 };
 
 struct witness_file {

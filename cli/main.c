@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/cluster_mutant.h"
 #include "cli/commands.h"
 
 static const struct subcommand *const commands[] = {
@@ -52,6 +53,9 @@ static int help(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+#ifdef CLUSTER_MUTANTS
+    cluster_mutant_choose();
+#endif
     if (argc < 2) {
         print_help(stderr);
         return STATUS_USAGE;

@@ -2,9 +2,13 @@
 // else.
 #include <stddef.h>
 
+#include "base/cluster_mutant.h"
 #include "cluster/member/ferryd.h"
 
 int main(int argc, char **argv)
 {
+#ifdef CLUSTER_MUTANTS
+    cluster_mutant_choose();
+#endif
     return ferryd_run(argc, argv, NULL);
 }

@@ -57,7 +57,7 @@ test: setup-test
 	@tests/run
 
 soak: setup-test
-	@$(MAKE) $(PARALLEL) test-programs
+	@$(MAKE) $(PARALLEL) test-programs cluster-mutants
 	@tests/run --soak
 
 bench: setup-bench

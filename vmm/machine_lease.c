@@ -8,6 +8,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "base/cluster_mutant.h"
 #include "base/log.h"
 #include "vmm/disk_epoch.h"
 #include "vmm/machine_internal.h"
@@ -55,6 +56,8 @@ static void lose(struct machine *m)
         return;
     }
     l->was_running = m->state == MACHINE_RUNNING || (m->frozen && m->frozen_running);
+    if (CLUSTER_IS_MUTANT(LOCK_BEFORE_LAST_WRITE))
+        machine_disks_unlock(m);
     if (m->state == MACHINE_RUNNING)
         machine_halt(m); // returns when nothing is in flight any more
     m->state = MACHINE_LEASE_LOST;
@@ -213,6 +216,22 @@ static int check_name(const struct machine *m, const struct machine_lease_name *
     return 0;
 }
 
+#ifdef CLUSTER_MUTANTS
+static int take_late_deadline(struct machine *m, uint64_t deadline_ns)
+{
+    bool run = m->state == MACHINE_LEASE_LOST && m->managed->was_running;
+    vcpus_set_deadline(&m->vcpus, deadline_ns);
+    lease_reinstate(&m->lease, deadline_ns, clock_boottime_ns());
+    arm(m->managed, deadline_ns);
+    uv_timer_stop(&m->managed->keep);
+    vcpus_finish_exits(&m->vcpus);
+    m->state = MACHINE_PAUSED;
+    if (run)
+        machine_continue(m);
+    return 0;
+}
+#endif
+
 int machine_lease_renew(struct machine *m, const struct machine_lease_name *name,
                         uint64_t deadline_ns, struct error *err)
 {
@@ -223,7 +242,13 @@ int machine_lease_renew(struct machine *m, const struct machine_lease_name *name
     if (name->epoch != l->params.epoch)
         return error_set(err, ESTALE, "the machine has the epoch %" PRIu64 ", not %" PRIu64,
                          l->params.epoch, name->epoch);
+    if (CLUSTER_IS_MUTANT(DEADLINE_RELATIVE))
+        deadline_ns += clock_boottime_ns();
     machine_lease_look(m);
+#ifdef CLUSTER_MUTANTS
+    if (CLUSTER_IS_MUTANT(RENEWED_AFTER_EXPIRY) && m->state == MACHINE_LEASE_LOST)
+        return take_late_deadline(m, deadline_ns);
+#endif
     uint64_t before = lease_deadline(&m->lease);
     if (before != LEASE_LOST && deadline_ns <= before)
         return 0;

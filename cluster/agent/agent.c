@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "cluster/records/cluster_mutant.h"
+#include "base/cluster_mutant.h"
 #include "cluster/records/left.h"
 
 enum { BACKOFF_DOUBLINGS = 7 };

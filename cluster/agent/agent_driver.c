@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/cluster_mutant.h"
 #include "base/failure_point.h"
 #include "base/log.h"
 #include "cluster/records/left.h"
@@ -253,9 +254,10 @@ static void act(struct agent_driver *driver, struct agent_slot *slot,
     }
 }
 
-// Where a test may stop or kill this agent: around each change of a migration's stage.
-static void pass_failure_point(const struct agent_driver *driver, const struct change *change,
-                               bool committed)
+// Where a test may stop or kill this agent: around each start, and each change of a migration's
+// stage.
+static void pass_failure_point(const struct agent_driver *driver, const struct agent_slot *slot,
+                               const struct change *change, bool committed)
 {
     static const char *const names[][2] = {
         [MIGRATION_NONE] = {"agent-before-end", "agent-after-end"},
@@ -264,6 +266,8 @@ static void pass_failure_point(const struct agent_driver *driver, const struct c
         [MIGRATION_ABORTED] = {"agent-before-aborted", "agent-after-aborted"},
     };
     const struct change_put *put = &change->puts[0];
+    if (slot->machine.committing_epoch)
+        failure_point(committed ? "agent-after-start" : "agent-before-start");
     if (put->key.kind != RECORD_OWNER || put->remove)
         return;
     const struct machine_entry *entry = record_view_machine(&driver->view, put->key.name);
@@ -281,10 +285,14 @@ static bool commit(struct agent_driver *driver, struct agent_slot *slot, struct 
     // The end of the machine here is confirmed.
     bool removes = change->puts[0].remove || change->puts[0].key.kind == RECORD_TOMBSTONE;
     add_end(change, slot);
-    pass_failure_point(driver, change, false);
+    pass_failure_point(driver, slot, change, false);
     enum change_outcome outcome = exchange_commit(&driver->exchange, change, &revision, &err);
-    pass_failure_point(driver, change, true);
+    pass_failure_point(driver, slot, change, true);
     agent_machine_outcome(&slot->machine, outcome);
+    if (CLUSTER_IS_MUTANT(START_UNKNOWN_SPAWNS) && outcome == CHANGE_UNKNOWN) {
+        outcome = CHANGE_COMMITTED; // what it believes that the store has
+        revision = driver->view.revision;
+    }
     if (outcome != CHANGE_COMMITTED || record_view_apply(&driver->view, change, revision))
         return false;
     if (change->puts[0].key.kind == RECORD_OWNER && !removes &&

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/cluster_mutant.h"
+#include "base/failure_point.h"
 #include "base/log.h"
 
 // A connection to one machine. Lines go out whole or not at all: a machine that doesn't read is
@@ -65,17 +67,19 @@ static void drop_answers(struct lease_link *link)
 static void send_deadline(const struct host_lease *lease, struct lease_link *link)
 {
     char line[512];
+    uint64_t deadline = lease->renewal.deadline;
+    if (CLUSTER_IS_MUTANT(DEADLINE_RELATIVE)) // the machine adds when it comes
+        deadline = lease->renewal.deadline_ns;
     if (link->fd >= 0)
         drop_answers(link);
     if (link->fd < 0)
         link->fd = connect_link(lease, link->target.uuid);
     if (link->fd < 0)
         return; // not listening yet, or gone: the agent sees to that
-    int length =
-        snprintf(line, sizeof(line),
-                 "{\"method\":\"lease.renew\",\"params\":{\"uuid\":\"%s\",\"boot_id\":"
-                 "\"%s\",\"epoch\":%lu,\"deadline_ns\":%lu}}\n",
-                 link->target.uuid, lease->boot_id, link->target.epoch, lease->renewal.deadline);
+    int length = snprintf(line, sizeof(line),
+                          "{\"method\":\"lease.renew\",\"params\":{\"uuid\":\"%s\",\"boot_id\":"
+                          "\"%s\",\"epoch\":%lu,\"deadline_ns\":%lu}}\n",
+                          link->target.uuid, lease->boot_id, link->target.epoch, deadline);
     ssize_t n = send(link->fd, line, (size_t)length, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n != length) {
         close(link->fd);
@@ -178,6 +182,8 @@ static int do_register(struct host_lease *lease, struct error *err)
                  life.value.life.incarnation);
     }
     renewal_init(&lease->renewal, lease->host, &life.value.life, life.mod, &lease->settings);
+    if (CLUSTER_IS_MUTANT(DRIFT_ABOVE_RHO)) // as a clock has it that runs at half the speed
+        lease->renewal.deadline_ns *= 2;
     return 0;
 }
 
@@ -188,9 +194,11 @@ static void renew(struct host_lease *lease)
     uint64_t revision;
     // Read before the first attempt to send: the deadline counts from here.
     renewal_attempt(&lease->renewal, clock_boottime_ns(), &change);
+    failure_point("lease-before-renewal");
     enum change_outcome outcome = exchange_commit(&lease->exchange, &change, &revision, &err);
+    failure_point("lease-after-renewal");
     renewal_outcome(&lease->renewal, outcome, clock_boottime_ns());
-    if (outcome == CHANGE_COMMITTED)
+    if (outcome == CHANGE_COMMITTED || CLUSTER_IS_MUTANT(UNKNOWN_RENEWS))
         forward(lease);
     else if (outcome == CHANGE_REFUSED)
         log_warning("this host was declared dead: its machines have stopped, it registers anew");

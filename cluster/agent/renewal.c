@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cluster/records/cluster_mutant.h"
+#include "base/cluster_mutant.h"
 
 void renewal_init(struct renewal *renewal, const char *host, const struct life_record *life,
                   uint64_t life_mod, const struct settings_record *settings)

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cluster/records/cluster_mutant.h"
+#include "base/cluster_mutant.h"
 #include "cluster/records/left.h"
 
 static int check_machine(const struct record_view *view, const struct owner_record *owner,

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cluster/records/cluster_mutant.h"
+#include "base/cluster_mutant.h"
 #include "cluster/records/left.h"
 
 void manager_init(struct manager *manager,

@@ -93,6 +93,19 @@ static bool begins_move(const struct change *change)
            put->value.owner.migration.stage == MIGRATION_RESERVED;
 }
 
+static bool fences(const struct change *change)
+{
+    return change->puts[0].key.kind == RECORD_LIFE;
+}
+
+static void pass_failure_point(const struct change *change, bool committed)
+{
+    if (begins_move(change))
+        failure_point(committed ? "manager-after-reserved" : "manager-before-reserved");
+    else if (fences(change))
+        failure_point(committed ? "manager-after-fence" : "manager-before-fence");
+}
+
 static void manage(struct manager_driver *driver)
 {
     struct error err;
@@ -121,13 +134,10 @@ static void manage(struct manager_driver *driver)
         forget_placement(driver);
     for (unsigned i = 0; i < driver->changes->count && !atomic_load(&driver->stop); i++) {
         const struct change *change = &driver->changes->changes[i];
-        bool move = begins_move(change);
-        if (move)
-            failure_point("manager-before-reserved");
+        pass_failure_point(change, false);
         if (exchange_commit(&driver->exchange, change, &revision, &err) == CHANGE_COMMITTED)
             say(change);
-        if (move)
-            failure_point("manager-after-reserved");
+        pass_failure_point(change, true);
     }
 }
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cluster/records/cluster_mutant.h"
+#include "base/cluster_mutant.h"
 
 void record_view_init(struct record_view *view)
 {

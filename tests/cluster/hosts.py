@@ -115,6 +115,24 @@ class Hosts:
         elif pid := self.ferryd(host):
             send_signal(pid, number)
 
+    def arm(self, host, point):
+        """The host's ferryd, started with failure_points=yes, shall break there (NAME:ACTION); a function that tells
+        whether it came there. Armed once at a time."""
+        path = f"{self.work}/point{host}"
+        with open(f"{path}.new", "w", encoding="ascii") as file:
+            file.write(point)
+        os.rename(f"{path}.new", path)
+        return lambda: not os.path.exists(path)
+
+    def disarm(self, host):
+        """And what came there is about to break when this returns, or has."""
+        try:
+            os.unlink(f"{self.work}/point{host}")
+        except FileNotFoundError:
+            end = time.monotonic() + 2  # or somebody has it going on again
+            while time.monotonic() < end and (pid := self.ferryd(host)) and not is_stopped(pid):
+                time.sleep(0.02)
+
     def heal_links(self):
         for host in self.numbers():
             self.sh(f'ip netns exec "$net-{host}" nft flush chain inet cut in')
@@ -259,6 +277,14 @@ class History:
         self.child.send_signal(signal.SIGTERM)
         said = [self.begins, *self.child.communicate()[0].splitlines()]
         return said if self.child.returncode else []
+
+
+def is_stopped(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def send_signal(pid, number):

@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 
-from hosts import BUILD, LIMIT, HostError, Hosts, Skipped, end_properly, report, send_signal
+from hosts import BUILD, LIMIT, HostError, Hosts, Skipped, end_properly, is_stopped, report, send_signal
 
 # The point, and on whose host it is.
 AGENT_POINTS = {
@@ -36,6 +36,7 @@ AGENT_POINTS = {
     "arbiter-answered": "source",
     "agent-before-end": "target", "agent-after-end": "target",
     "agent-before-aborted": "source", "agent-after-aborted": "source",
+    "arbiter-before-aborted": "source", "arbiter-after-aborted": "source",
 }
 FAULTS = ("source-machine", "target-machine", "source-agent", "target-agent", "source-host", "target-host",
           "leader-host", "link", "source-cut-off", "target-cut-off")
@@ -70,14 +71,6 @@ def wait_for(condition, what, limit=LIMIT):
         if time.monotonic() > end:
             raise RuntimeError(f"not within {limit} s: {what}")
         time.sleep(0.02)
-
-
-def is_stopped(pid):
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] == "T"
-    except OSError:
-        return False
 
 
 class Lane:
@@ -163,46 +156,80 @@ def stage_of(machine):
     return (machine.get("migration") or {}).get("stage")
 
 
+class Move:
+    """One that is asked for, and its ferryds."""
+
+    def __init__(self, lane, point):
+        self.hosts, self.point = lane.hosts, point
+        self.name, self.uuid = lane.create()
+        self.source = int(self.hosts.show(self.name)["host"][1:])
+        self.target, self.third = self.source % 3 + 1, (self.source + 1) % 3 + 1
+        self.where, self.has_come = None, None
+
+    def show(self):
+        return ask(self.hosts, [self.third, self.source], "vm.show", name=self.name)
+
+    def begin(self):
+        ask(self.hosts, [self.third, self.source], "vm.migrate", name=self.name, to=f"h{self.target}")
+
+    def choose_where(self):
+        self.where = {"source": self.source, "target": self.target}.get(AGENT_POINTS[self.point])
+        if self.where is None:
+            wait_for(lambda: self.hosts.call_any("cluster.status").get("manager"), "somebody manages")
+            self.where = int(self.hosts.call_any("cluster.status")["manager"][1:])
+
+    def arm(self):
+        self.has_come = self.hosts.arm(self.where, f"{self.point}:stop")
+
+    def provoke(self):
+        """The move, and what leads it to the point."""
+        if self.point.startswith("arbiter") and "aborted" in self.point:
+            self.make_the_machine_ask_to_abort()
+            return
+        aborts = "aborted" in self.point
+        if aborts:  # it waits at `reserved` then
+            self.hosts.signal_ferryd(self.target, signal.SIGSTOP)
+        self.arm()
+        self.begin()
+        if aborts:
+            wait_for(lambda: stage_of(self.show()) == "reserved", "reserved")
+            ask(self.hosts, [self.third, self.source], "vm.cancel_move", name=self.name)
+
+    def make_the_machine_ask_to_abort(self):
+        """It asked to commit, and its agent died without an answer; so did the process at the target. The agent that
+        comes next is asked the other question."""
+        has_come = self.hosts.arm(self.source, "arbiter-asked:kill")
+        self.begin()
+        wait_for(lambda: has_come() and not self.hosts.ferryd(self.source), "arbiter-asked", 20)
+        for pid in self.hosts.machine_pids(self.target, self.uuid):
+            send_signal(pid, signal.SIGKILL)
+        self.hosts.sh(f"ferryd_kill {self.source}")  # nsenter is left
+        self.arm()
+        self.hosts.ferryd_start(self.source)
+
+    def await_point(self):
+        try:
+            wait_for(lambda: self.has_come() and is_stopped(self.hosts.ferryd(self.where)), self.point, 20)
+            return True
+        except RuntimeError:
+            self.hosts.disarm(self.where)
+            return False  # the move was over before: a fence, an election
+
+
 def agent_case(lane, point, fault, leader):
-    hosts = lane.hosts
-    name, uuid = lane.create()
-    source = int(hosts.show(name)["host"][1:])
-    target, third = source % 3 + 1, (source + 1) % 3 + 1
-    hosts.led_by = {"source": source, "target": target, "third": third}[leader]
+    hosts, move = lane.hosts, Move(lane, point)
+    hosts.led_by = {"source": move.source, "target": move.target, "third": move.third}[leader]
     move_leader(hosts, hosts.led_by)
-    where = {"source": source, "target": target}.get(AGENT_POINTS[point])
-    if where is None:
-        wait_for(lambda: hosts.call_any("cluster.status").get("manager"), "somebody manages")
-        where = int(hosts.call_any("cluster.status")["manager"][1:])
-    armed = f"{hosts.work}/point{where}"
-    aborts = "aborted" in point
-    if aborts:  # it waits at `reserved` then
-        hosts.signal_ferryd(target, signal.SIGSTOP)
-    with open(f"{armed}.new", "w", encoding="ascii") as file:
-        file.write(f"{point}:stop")
-    os.rename(f"{armed}.new", armed)
-    asked = [third, source]
-    ask(hosts, asked, "vm.migrate", name=name, to=f"h{target}")
-    if aborts:
-        wait_for(lambda: stage_of(ask(hosts, asked, "vm.show", name=name)) == "reserved", "reserved")
-        ask(hosts, asked, "vm.cancel_move", name=name)
-    stopped = hosts.ferryd(where)
-    there = True
-    try:
-        wait_for(lambda: not os.path.exists(armed) and is_stopped(stopped), point, 20)
-    except RuntimeError:
-        there = False  # the move was over before: a fence, an election
-        if os.path.exists(armed):
-            os.unlink(armed)
-    if aborts:
-        hosts.signal_ferryd(target, signal.SIGCONT)
-    strike(hosts, fault, source, target, uuid)
-    if where not in hosts.off and hosts.ferryd(where):
-        hosts.signal_ferryd(where, signal.SIGCONT)
+    move.choose_where()
+    move.provoke()
+    there = move.await_point()
+    hosts.signal_ferryd(move.target, signal.SIGCONT)
+    strike(hosts, fault, move.source, move.target, move.uuid)
+    if move.where not in hosts.off and hosts.ferryd(move.where):
+        hosts.signal_ferryd(move.where, signal.SIGCONT)
     time.sleep({"machine": 0, "agent": 0.3, "host": 1.0}.get(fault.rsplit("-", 1)[1] if "-" in fault else "", 1.5))
     hosts.heal()
-    title = f"{point}, then {fault}, the leader is the {leader}"
-    return lane.end_case(name, title, there)
+    return lane.end_case(move.name, f"{point}, then {fault}, the leader is the {leader}", there)
 
 
 def ask(hosts, whom, method, **params):
@@ -272,6 +299,8 @@ def core_cases():
         yield agent_case, (point, fault, LEADERS[number % len(LEADERS)])
     yield agent_case, ("arbiter-after-done", "leader-host", "source")
     yield agent_case, ("arbiter-before-done", "target-machine", "third")
+    yield agent_case, ("arbiter-after-aborted", "source-cut-off", "third")
+    yield agent_case, ("arbiter-before-aborted", "link", "target")
     for number, (process, point) in enumerate((p, q) for p in MACHINE_POINTS for q in MACHINE_POINTS[p][-6:]):
         yield machine_case, (process, point, ACTIONS[number % len(ACTIONS)])
 

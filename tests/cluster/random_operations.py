@@ -23,7 +23,7 @@ import threading
 import time
 
 from hosts import History, HostError, Hosts, Skipped, end_properly, report
-from random_runs import Fault
+from random_runs import ENVIRONMENT, PULSE, Fault
 
 HOSTS, MACHINES_MOST, PERIOD, SETTLE_LIMIT = 4, 10, 45, 300
 
@@ -58,7 +58,7 @@ class Operator:
             with open(image, "wb") as file:
                 file.truncate(1 << 20)
             words = ["--disk", image]
-        append = "test=blk mode=loop size=1M seconds=0" if words else "test=idle"
+        append = "test=blk mode=loop size=1M seconds=0" if words else PULSE
         self.wishes[name] = "maybe"
         try:
             self.uuids[name] = self.hosts.create(name, append, *words, host=self.some_host())
@@ -264,7 +264,7 @@ def main():
     begun, seed, failed = time.monotonic(), arguments.seed, []
     try:
         while time.monotonic() < begun + arguments.seconds and len(failed) < 5:
-            with Hosts(HOSTS, options="--host-memory 4G --host-cpus 32") as hosts:
+            with Hosts(HOSTS, options="--host-memory 4G --host-cpus 32", environment=ENVIRONMENT) as hosts:
                 operator = Operator(hosts, seed)
                 for _ in range(20):  # then a new cluster
                     wrong, text = period(hosts, operator, seed)

@@ -3,10 +3,11 @@
 
     tests/cluster/random_runs.py [--runs N] [--seed S] [--clusters N] [--runs-a-cluster N] [--faults N]
 
-A run: four machines, two of them with disks they write to, on three hosts with a lease of 2 s; machines on the move,
-clients of the store at work; and some faults, apart or at once: ferryd killed, restarted or stopped, machines' processes
-killed or stopped, links cut one way, both ways, for one pair or with losses, hosts without power; the victim is any host,
-or the one that leads the store. In the end all is healed, and
+A run: five machines, two of them with disks they write to and one without a deadline, on three hosts with a lease of
+2 s; machines on the move, clients of the store at work; and some faults, apart or at once: ferryd killed, restarted or
+stopped, also just where it matters (a failure point, docs/cluster.md), machines' processes killed or stopped, links cut
+one way, both ways, for one pair or with losses, hosts without power; the victim is any host, or the one that leads the
+store. In the end all is healed, and
 
     - every machine runs, once, on the host and in the epoch of its record;
     - the witness files say that none ran twice at a time, and no disk had two writers (witness_check.c);
@@ -25,9 +26,14 @@ import time
 from hosts import History, HostError, Hosts, Skipped, end_properly, report, send_signal
 
 HOSTS = 3
-MACHINES = {"disk1": True, "disk2": True, "idle1": False, "idle2": False}
+ENVIRONMENT = {"failure_points": "yes"}
+MACHINES = ("disk1", "disk2", "idle1", "idle2", "bare1")
+PULSE = "test=idle pulse=20"  # so that the witness files see all the time that it runs
 FAULTS = ("kill-ferryd", "restart-ferryd", "stop-ferryd", "power-off", "isolate", "hear-nobody", "heard-by-nobody",
-          "cut-pair", "cut-one-way", "lossy", "kill-machine", "stop-machine")
+          "cut-pair", "cut-one-way", "lossy", "kill-machine", "stop-machine", "sleep-at")
+POINTS = ("lease-before-renewal", "lease-after-renewal", "manager-before-fence", "manager-after-fence",
+          "agent-before-start", "agent-after-start", "agent-received", "agent-after-switching", "agent-moved-out",
+          "arbiter-before-done", "arbiter-after-done", "arbiter-answered", "agent-before-end")
 
 
 class Fault:
@@ -38,9 +44,10 @@ class Fault:
         self.at, self.hold = draw.uniform(0, 1.5), draw.choice((0.2, 0.6, 1.2, 2.4, 4.4)) * draw.uniform(0.8, 1.2)
         self.victim, self.other = draw.randint(0, count), draw.randint(1, count - 1)
         self.pick = draw.random()
+        self.point = POINTS[int(self.pick * len(POINTS))]
 
     def __str__(self):
-        return f"{self.kind} {f'h{self.victim}' if self.victim else 'leader'} at {self.at:.1f} for {self.hold:.1f}"
+        return f"{self.kind} {f'{self.point} ' if self.kind == 'sleep-at' else ''}{f'h{self.victim}' if self.victim else 'leader'} at {self.at:.1f} for {self.hold:.1f}"
 
     def begin(self, hosts):
         if not self.victim:
@@ -57,6 +64,8 @@ class Fault:
                 hosts.ferryd_start(host)
         elif self.kind == "stop-ferryd":
             hosts.signal_ferryd(host, signal.SIGSTOP)
+        elif self.kind == "sleep-at":
+            hosts.arm(host, f"{self.point}:stop")
         elif self.kind == "power-off":
             hosts.power_off(host)
         elif self.kind == "isolate":
@@ -78,7 +87,8 @@ class Fault:
     def end(self, hosts):
         if self.kind == "kill-ferryd":
             hosts.ferryd_start(self.victim)
-        elif self.kind == "stop-ferryd":
+        elif self.kind in ("stop-ferryd", "sleep-at"):
+            hosts.disarm(self.victim)
             hosts.signal_ferryd(self.victim, signal.SIGCONT)
         elif self.kind == "power-off":
             hosts.boot(self.victim)
@@ -92,7 +102,7 @@ class Fault:
 class Move:
     def __init__(self, draw):
         self.at, self.hold = draw.uniform(0, 1.5), 0
-        self.name, self.to, self.ask = draw.choice(list(MACHINES)), draw.randint(1, HOSTS), draw.randint(1, HOSTS)
+        self.name, self.to, self.ask = draw.choice(MACHINES), draw.randint(1, HOSTS), draw.randint(1, HOSTS)
 
     def __str__(self):
         return f"{self.name} to h{self.to} at {self.at:.1f}"
@@ -158,14 +168,14 @@ class Runs:
 
 
 def make_machines(hosts):
-    for name, with_disk in MACHINES.items():
-        words = []
+    for name in MACHINES:
+        with_disk, words = name.startswith("disk"), ["--no-ha"] if name.startswith("bare") else []
         if with_disk:
             image = f"{hosts.work}/{name}.img"
             with open(image, "wb") as file:
                 file.truncate(8 << 20)
             words = ["--disk", image]
-        hosts.create(name, "test=blk mode=loop seconds=0" if with_disk else "test=idle", *words)
+        hosts.create(name, "test=blk mode=loop seconds=0" if with_disk else PULSE, *words)
     if why := hosts.await_settled(MACHINES):
         raise RuntimeError(f"machines of a new cluster don't run: {why}\n{hosts.logs()}")
 
@@ -175,7 +185,7 @@ def lead(runs, arguments):
     try:
         seed = runs.take()
         while seed is not None:
-            with Hosts(HOSTS) as hosts:
+            with Hosts(HOSTS, environment=ENVIRONMENT) as hosts:
                 make_machines(hosts)
                 for number in range(arguments.runs_a_cluster):
                     begun = time.monotonic()

@@ -1,6 +1,7 @@
 // witness_check FILE...: what witness files prove (base/witness.h), one line a start or move of a
-// machine, and whether two of them overlap: two that ran, or two that wrote to the disks. The exit
-// status is 1 when they do.
+// machine, and what is wrong: two that ran or wrote to the disks at the same time, or in another
+// order than that of their epochs; a process that went on after another had run, with the memory
+// of before. The exit status is 1 then.
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 
 // What one process did under one epoch.
 struct tenure {
-    uint64_t epoch;
+    uint64_t epoch, process;
     uint32_t pid;
     uint64_t ran_from, ran_to; // proven: the last time that a vCPU was about to enter the guest
     uint64_t wrote_from, wrote_to;
@@ -21,10 +22,13 @@ enum { TENURES_LIMIT = WITNESS_SLOTS };
 static struct tenure *find(struct tenure *list, unsigned *count, const struct witness_slot *slot)
 {
     for (unsigned i = 0; i < *count; i++)
-        if (list[i].epoch == slot->epoch && list[i].pid == slot->pid)
+        if (list[i].epoch == slot->epoch && list[i].process == slot->process)
             return &list[i];
-    list[*count] = (struct tenure){
-        .epoch = slot->epoch, .pid = slot->pid, .ran_from = UINT64_MAX, .wrote_from = UINT64_MAX};
+    list[*count] = (struct tenure){.epoch = slot->epoch,
+                                   .process = slot->process,
+                                   .pid = slot->pid,
+                                   .ran_from = UINT64_MAX,
+                                   .wrote_from = UINT64_MAX};
     return &list[(*count)++];
 }
 
@@ -90,6 +94,30 @@ static unsigned check_pair(const struct tenure *a, const struct tenure *b)
     return wrong;
 }
 
+// One process may run under several epochs, when its memory was given back to it: nothing ran in
+// between.
+static unsigned check_memory(const struct tenure *list, unsigned count)
+{
+    unsigned wrong = 0;
+    for (unsigned i = 0; i < count; i++) {
+        const struct tenure *other = NULL;
+        for (unsigned j = i + 1; list[i].runs && j < count; j++) {
+            if (!list[j].runs)
+                continue;
+            if (list[j].process != list[i].process) {
+                other = &list[j];
+                continue;
+            }
+            if (other)
+                wrong += printf("  WRONG: epoch %" PRIu64 " goes on with the memory of epoch "
+                                "%" PRIu64 ", after epoch %" PRIu64 " ran\n",
+                                list[j].epoch, list[i].epoch, other->epoch) > 0;
+            break;
+        }
+    }
+    return wrong;
+}
+
 static int check_file(const char *path)
 {
     const struct witness_file *file;
@@ -121,6 +149,9 @@ static int check_file(const char *path)
     for (unsigned i = 0; i < count; i++)
         for (unsigned j = i + 1; j < count; j++)
             wrong += check_pair(&list[i], &list[j]);
+    wrong += check_memory(list, count);
+    if (atomic_load(&file->used) >= WITNESS_SLOTS)
+        wrong += printf("  WRONG: the file is full, so that not all is in it\n") > 0;
     printf("  %u starts, %u wrong\n", count, wrong);
     free(list);
     witness_close(file);

@@ -9,21 +9,11 @@
 #include "world.h"
 
 #ifdef CLUSTER_MUTANTS
-enum cluster_mutant cluster_mutant;
-
-static const struct {
-    const char *name, *what;
-} mutants[] = {{"NONE", ""},
-#define MUTANT(name, what) {#name, what},
-               CLUSTER_MUTANT_LIST(MUTANT)
-#undef MUTANT
-};
-
-static int mutant_of(const char *name)
+static enum cluster_mutant mutant_of(const char *name)
 {
-    for (int i = 0; i < CLUSTER_MUTANT_COUNT; i++)
-        if (strcmp(mutants[i].name, name) == 0)
-            return i;
+    enum cluster_mutant mutant = cluster_mutant_named(name);
+    if (mutant < CLUSTER_MUTANT_COUNT)
+        return mutant;
     fprintf(stderr, "never_twice: '%s' is not a mutant\n", name);
     exit(2);
 }
@@ -34,14 +24,15 @@ static int play_mutants(struct world *world, uint64_t from, uint64_t seeds, cons
     struct tap tap = {0};
     for (int i = 1; i < CLUSTER_MUTANT_COUNT; i++) {
         uint64_t tried = 0;
-        if (only && strcmp(only, mutants[i].name) != 0)
+        if (only && mutant_of(only) != (enum cluster_mutant)i)
             continue;
         cluster_mutant = (enum cluster_mutant)i;
         do
             world_run(world, from + tried, false);
         while (!world->failure[0] && ++tried < seeds);
-        if (tap_ok(&tap, world->failure[0], "%s (%s) is caught after %lu seeds", mutants[i].name,
-                   mutants[i].what, tried + 1))
+        if (tap_ok(&tap, world->failure[0], "%s (%s) is caught after %lu seeds",
+                   cluster_mutant_name(cluster_mutant), cluster_mutant_text(cluster_mutant),
+                   tried + 1))
             printf("# %s\n", world->failure);
     }
     return tap_end(&tap);
@@ -118,7 +109,7 @@ int main(int argc, char **argv)
             break;
         case 'M':
 #ifdef CLUSTER_MUTANTS
-            cluster_mutant = (enum cluster_mutant)mutant_of(optarg);
+            cluster_mutant = mutant_of(optarg);
             break;
 #endif
         default:

@@ -7,10 +7,10 @@
 // has writes under way to its disk, and no two starts had the same epoch.
 #pragma once
 
+#include "base/cluster_mutant.h"
 #include "cluster/agent/agent.h"
 #include "cluster/agent/renewal.h"
 #include "cluster/manager/manager.h"
-#include "cluster/records/cluster_mutant.h"
 #include "tests/sim/events.h"
 #include "tests/sim/random.h"
 

@@ -1,8 +1,9 @@
 // Deliberately broken variants of the cluster's rules (docs/cluster.md, "A machine never runs
-// twice"). They prove that the simulator would notice: a build with -DCLUSTER_MUTANTS can switch
-// one on, and the simulator must find a seed that catches it. Builds without that flag contain none
-// of this. Those marked "sim" break what the simulator itself stands for: the machine's process,
-// its disk, its clock.
+// twice"). They prove that tests would notice: a build with -DCLUSTER_MUTANTS can switch one on,
+// and the simulator must find a seed that catches it (tests/never_twice), and tests with real
+// processes a run (tests/cluster/mutants.py). Builds without that flag contain none of this.
+//
+// In base because machines and ferryd share the rules.
 //
 // X(NAME, "what it does wrong")
 #pragma once
@@ -27,12 +28,12 @@
     X(TOMBSTONE_DROPPED_EARLY, "a tombstone goes before the lost host has confirmed the end")      \
     X(MOVED_COPY_FORGOTTEN, "a tombstone doesn't wait for the source of a move")                   \
     X(END_CONFIRMED_UNSEEN, "an agent confirms a machine's end while its process is there")        \
-    X(DEADLINE_RELATIVE, "sim: a machine counts its deadline from the message")                    \
-    X(RENEWED_AFTER_EXPIRY, "sim: a machine takes a deadline after the last one passed")           \
-    X(NO_CHECK_BEFORE_RUN, "sim: a stopped machine goes on without looking at its deadline")       \
-    X(DRIFT_ABOVE_RHO, "sim: clocks differ by more than rho")                                      \
-    X(LOCK_BEFORE_LAST_WRITE, "sim: a disk's lock is dropped before its last write has ended")     \
-    X(NO_DISK_LOCK, "sim: a disk is written without its lock")
+    X(DEADLINE_RELATIVE, "a machine counts its deadline from the message")                         \
+    X(RENEWED_AFTER_EXPIRY, "a machine takes a deadline after the last one passed")                \
+    X(NO_CHECK_BEFORE_RUN, "a stopped machine goes on without looking at its deadline")            \
+    X(DRIFT_ABOVE_RHO, "clocks differ by more than rho")                                           \
+    X(LOCK_BEFORE_LAST_WRITE, "a disk's lock is dropped before its last write has ended")          \
+    X(NO_DISK_LOCK, "a disk is written without its lock")
 
 enum cluster_mutant {
     CLUSTER_MUTANT_NONE,
@@ -43,7 +44,14 @@ enum cluster_mutant {
 };
 
 #ifdef CLUSTER_MUTANTS
-extern enum cluster_mutant cluster_mutant; // of the test program
+extern enum cluster_mutant cluster_mutant;
+// By its name; CLUSTER_MUTANT_COUNT when there is none of that name.
+enum cluster_mutant cluster_mutant_named(const char *name);
+const char *cluster_mutant_name(enum cluster_mutant mutant);
+const char *cluster_mutant_text(enum cluster_mutant mutant);
+// The one that FERRY_MUTANT in the environment names, which processes inherit. Ends the program
+// when it is none.
+void cluster_mutant_choose(void);
 #define CLUSTER_IS_MUTANT(name) (cluster_mutant == CLUSTER_MUTANT_##name)
 #else
 #define CLUSTER_IS_MUTANT(name) false
