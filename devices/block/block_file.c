@@ -14,7 +14,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-enum { SECTOR = 512, PAGE = 4096, ZEROES_CHUNK = 64 * 1024 };
+enum { SECTOR = 512, PAGE = 4096, ZEROES_CHUNK = 64 * 1024, BOUNCE_SIZE = 256 * 1024 };
 
 static struct block_file *from_backend(struct block_backend *backend)
 {
@@ -96,25 +96,53 @@ static int transfer(struct block_file *f, struct block_request *request)
     return 0;
 }
 
-// The same through a buffer that O_DIRECT accepts, for a guest whose buffers it doesn't.
+// Copies `bytes` between the buffer and `offset` of the request's iovecs.
+static void copy_bounced(const struct block_request *request, uint64_t offset, uint8_t *buffer,
+                         size_t bytes)
+{
+    for (unsigned i = 0; i < request->iov_count && bytes > 0; i++) {
+        size_t here = request->iov[i].iov_len;
+        if (offset >= here) {
+            offset -= here;
+            continue;
+        }
+        size_t piece = here - offset < bytes ? here - offset : bytes;
+        uint8_t *guest = (uint8_t *)request->iov[i].iov_base + offset;
+        if (request->operation == BLOCK_WRITE)
+            memcpy(buffer, guest, piece);
+        else
+            memcpy(guest, buffer, piece);
+        buffer += piece;
+        bytes -= piece;
+        offset = 0;
+    }
+}
+
+// The same through a buffer that O_DIRECT accepts, for a guest whose buffers it doesn't. Piece by
+// piece: how long a request is says the guest, up to 4 GiB.
 static int transfer_bounced(struct block_file *f, struct block_request *request)
 {
     void *buffer;
-    if (posix_memalign(&buffer, PAGE, request->length))
+    int rc = 0;
+    if (posix_memalign(&buffer, PAGE, BOUNCE_SIZE))
         return -ENOMEM;
-    struct iovec whole = {.iov_base = buffer, .iov_len = request->length};
-    struct block_request bounced = *request;
-    bounced.iov = &whole;
-    bounced.iov_count = 1;
-    uint8_t *at = buffer;
-    if (request->operation == BLOCK_WRITE)
-        for (unsigned i = 0; i < request->iov_count; at += request->iov[i++].iov_len)
-            memcpy(at, request->iov[i].iov_base, request->iov[i].iov_len);
-    int rc = transfer(f, &bounced);
-    at = buffer;
-    if (request->operation == BLOCK_READ && rc == 0)
-        for (unsigned i = 0; i < request->iov_count; at += request->iov[i++].iov_len)
-            memcpy(request->iov[i].iov_base, at, request->iov[i].iov_len);
+    while (rc == 0 && request->progress < request->length) {
+        uint64_t done = request->progress, left = request->length - done;
+        struct iovec whole = {.iov_base = buffer,
+                              .iov_len = left < BOUNCE_SIZE ? (size_t)left : BOUNCE_SIZE};
+        struct block_request piece = {.operation = request->operation,
+                                      .offset = request->offset + done,
+                                      .length = whole.iov_len,
+                                      .iov = &whole,
+                                      .iov_count = 1};
+        if (request->operation == BLOCK_WRITE)
+            copy_bounced(request, done, buffer, piece.length);
+        rc = transfer(f, &piece);
+        if (rc == 0 && request->operation == BLOCK_READ)
+            copy_bounced(request, done, buffer, piece.length);
+        if (rc == 0)
+            request->progress += piece.length; // held in between, it goes on from there
+    }
     free(buffer);
     return rc;
 }

@@ -23,8 +23,12 @@ enum {
 
     PAGE_NUMBER_SIZE = 4,
     NUMBERS_A_READ = 256, // a driver sends as many in a chain
-    STATISTIC_SIZE = 10,  // tag (u16), value (u64)
-    TURN = 64,            // chains: each may hold up to 1 MiB of single pages
+    // Page numbers that are looked at, of one chain and in one turn. A chain may hold a billion,
+    // the same over and over, and each can cost a system call; what comes behind is kept by the
+    // host.
+    NUMBERS_LIMIT = 16 * 1024,
+    STATISTIC_SIZE = 10, // tag (u16), value (u64)
+    TURN = 64,           // chains
 };
 
 #define F_STATS_VQ       VIRTIO_FEATURE(1)
@@ -70,8 +74,9 @@ static bool is_reporting_queue(const struct virtio_device *d, unsigned index)
 
 // Inflating
 
-// Discards the pages whose numbers are in the chain, neighbours by one call.
-static void discard_listed(struct virtio_balloon *b, struct virtio_queue *q)
+// Discards the pages whose numbers are in the chain, neighbours by one call. Returns how many
+// numbers it looked at.
+static size_t discard_listed(struct virtio_balloon *b, struct virtio_queue *q)
 {
     struct guest_memory *memory = b->virtio.machine->memory;
     uint8_t numbers[NUMBERS_A_READ * PAGE_NUMBER_SIZE];
@@ -92,10 +97,11 @@ static void discard_listed(struct virtio_balloon *b, struct virtio_queue *q)
             first = page;
             count = 1;
         }
-    } while (got == sizeof(numbers));
+    } while (got == sizeof(numbers) && offset < (size_t)NUMBERS_LIMIT * PAGE_NUMBER_SIZE);
     total += guest_memory_discard(memory, first << GUEST_PAGE_SHIFT, count << GUEST_PAGE_SHIFT);
     atomic_fetch_add_explicit(&b->discarded, total, memory_order_relaxed);
     virtio_queue_count_bytes(q, total);
+    return offset / PAGE_NUMBER_SIZE;
 }
 
 // Free page reporting
@@ -156,12 +162,13 @@ static bool serve_statistics(struct virtio_balloon *b, struct virtio_queue *q)
 static bool serve_pages(struct virtio_balloon *b, struct virtio_queue *q)
 {
     bool again = true;
+    size_t numbers = 0;
     virtqueue_kicks_off(&q->ring);
-    for (unsigned n = 0; n < TURN; n++) {
+    for (unsigned n = 0; n < TURN && numbers < NUMBERS_LIMIT; n++) {
         if (!virtqueue_next(&q->ring, &b->chain, &again))
             break;
         if (q->index == QUEUE_INFLATE)
-            discard_listed(b, q);
+            numbers += discard_listed(b, q);
         else if (is_reporting_queue(&b->virtio, q->index))
             discard_buffers(b, q);
         virtqueue_push(&q->ring, &b->chain, 0);

@@ -16,6 +16,9 @@ enum {
     QUEUE_SIZE = 256,
     // Requests in flight a disk, whatever its queues hold.
     REQUESTS = 256,
+    // Bytes in flight after which no further request is begun: a pause, a move or a reset waits for
+    // all of them, and a guest may ask for 4 GiB at a time.
+    BYTES_IN_FLIGHT = 128 << 20,
     // Requests after which those begun go to the host and those done to the guest, so that all
     // three work at the same time rather than wait for each other's batch.
     REQUESTS_A_PART = 8,
@@ -77,6 +80,7 @@ struct blk_request {
     uint64_t started; // ns
     uint32_t type;
     uint32_t written; // bytes of data for the guest, once it succeeded
+    uint32_t weight;  // its part of virtio_blk.bytes_in_flight
     struct virtqueue_chain chain;
     struct iovec iov[VIRTQUEUE_CHAIN_LIMIT]; // of the data; the backend may change it
 };
@@ -89,8 +93,9 @@ struct virtio_blk {
     // grows with the depth that the guest really uses.
     struct blk_request *requests, *free;
     unsigned fresh;
+    uint64_t bytes_in_flight;
     struct latency latencies[VIRTIO_BLK_FLUSHES + 1];
-    bool starved; // a queue was left with chains because no request was free
+    bool starved; // a queue was left with chains because nothing more may be in flight
     // How long to look out for requests once there is none, and since when there is none.
     uint64_t linger_ns, idle_since;
     struct rate_limiter limiter;
@@ -150,6 +155,15 @@ static void submit(struct virtio_blk *blk, struct blk_request *r, enum block_ope
     blk->backend->ops->submit(blk->backend, &r->block);
 }
 
+// The same for a request that takes the longer the more bytes it has.
+static void submit_bytes(struct virtio_blk *blk, struct blk_request *r,
+                         enum block_operation operation)
+{
+    r->weight = (uint32_t)r->block.length; // the chain's length has 32 bits
+    blk->bytes_in_flight += r->weight;
+    submit(blk, r, operation);
+}
+
 // The guest is told by the request's status; whoever runs it here, in the log and by a counter. A
 // disk that fails everything doesn't fill the log.
 static void note_error(struct virtio_blk *blk, const struct block_request *block)
@@ -181,6 +195,7 @@ static void completed(void *opaque, struct block_request *block)
         submit(blk, r, BLOCK_FLUSH);
         return;
     }
+    blk->bytes_in_flight -= r->weight;
     latency_record(&blk->latencies[latency_kind(r->type)], clock_monotonic_ns() - r->started);
     if (block->result < 0 && block->result != -EOPNOTSUPP)
         note_error(blk, block);
@@ -227,7 +242,7 @@ static void begin_transfer(struct virtio_blk *blk, struct blk_request *r, uint64
     r->block.iov = r->iov;
     r->block.iov_count =
         virtqueue_chain_slice(&r->chain, reads, reads ? 0 : HEADER_SIZE, length, r->iov);
-    submit(blk, r, reads ? BLOCK_READ : BLOCK_WRITE);
+    submit_bytes(blk, r, reads ? BLOCK_READ : BLOCK_WRITE);
 }
 
 static void begin_range(struct virtio_blk *blk, struct blk_request *r)
@@ -256,7 +271,10 @@ static void begin_range(struct virtio_blk *blk, struct blk_request *r)
     r->block.offset = sector << SECTOR_SHIFT;
     r->block.length = (uint64_t)sectors << SECTOR_SHIFT;
     r->block.may_unmap = flags & RANGE_UNMAP;
-    submit(blk, r, discard ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES);
+    if (discard)
+        submit(blk, r, BLOCK_DISCARD);
+    else
+        submit_bytes(blk, r, BLOCK_WRITE_ZEROES);
     return;
 
 failed:
@@ -282,7 +300,7 @@ static int begin(struct virtio_blk *blk, struct blk_request *r)
     rate_limiter_charge(&blk->limiter, 1, 0);
     r->type = bytes_get_u32(header);
     r->started = clock_monotonic_ns();
-    r->written = 0;
+    r->written = r->weight = 0;
     r->block.length = 0;
     r->block.offset = 0;
     r->block.iov_count = 0;
@@ -378,7 +396,7 @@ static bool blk_serve(struct virtio_device *d, unsigned index)
             again = false; // it rings every queue; until then no kick is needed
             break;
         }
-        struct blk_request *r = take_request(blk);
+        struct blk_request *r = blk->bytes_in_flight < BYTES_IN_FLIGHT ? take_request(blk) : NULL;
         if (!r) {
             // The next completion rings every queue. Until then no kick is needed.
             blk->starved = true;

@@ -344,7 +344,9 @@ static int net_load(struct virtio_device *d, struct byte_reader *reader, struct 
     int rc = state_section_load(&net_section, &state, reader, err);
     if (rc < 0)
         return rc;
-    if (state.active_pairs == 0 || state.active_pairs > net->backend->queue_pairs ||
+    // Without MQ the second pair's first queue is the control queue.
+    unsigned pairs = virtio_device_has(d, NET_F_MQ) ? net->backend->queue_pairs : 1;
+    if (state.active_pairs == 0 || state.active_pairs > pairs ||
         (state.status & ~(STATUS_LINK_UP | STATUS_ANNOUNCE)) || (state.mac[0] & MULTICAST))
         return error_set(err, EBADMSG, "pairs, status or address can't be");
     net->active_pairs = state.active_pairs;

@@ -120,6 +120,17 @@ static void mark_buffers(struct net_receiver *r, size_t length)
 
 // Frames
 
+// Gives up the frame that waits for more buffers, if there is one. Those that there were have been
+// scribbled on, though the driver won't be told.
+static void drop_held(struct net_receiver *r)
+{
+    if (!r->held)
+        return;
+    mark_buffers(r, r->held_in_buffers);
+    count_drop(r);
+    r->held = 0;
+}
+
 // Hands the first `length` bytes of the buffers, one frame with its header, to the driver.
 static void deliver(struct net_receiver *r, size_t length)
 {
@@ -216,8 +227,7 @@ static bool place_held(struct net_receiver *r)
     if (r->bytes < r->held) {
         if (r->buffer_count == NET_RECEIVE_BUFFERS ||
             r->segment_count + VIRTQUEUE_CHAIN_LIMIT > NET_RECEIVE_SEGMENTS) {
-            count_drop(r); // buffers so small that it never fits
-            r->held = 0;
+            drop_held(r); // buffers so small that it never fits
             return true;
         }
         return false;
@@ -235,9 +245,7 @@ static bool receive_frame(struct net_receiver *r)
     struct net_backend *backend = r->net->backend;
     struct iovec spill = {.iov_base = r->spill, .iov_len = sizeof(r->spill)};
     if (!r->net->link_up) {
-        if (r->held)
-            count_drop(r);
-        r->held = 0;
+        drop_held(r);
         if (backend->ops->receive(backend, r->pair, &spill, 1) <= 0)
             return false;
         count_drop(r);
@@ -323,9 +331,9 @@ static void frames_arrived(void *opaque)
 int net_receiver_start(struct net_receiver *r)
 {
     struct virtio_net *net = r->net;
-    r->paused = false;
     if (r->watch || !queue_of(r)->ring.enabled)
-        return 0;
+        return 0; // on already: it may be paused, and stays that
+    r->paused = false;
     int fd = net->backend->ops->receive_fd(net->backend, r->pair);
     return io_thread_watch(net->virtio.io_thread, fd, frames_arrived, r, &r->watch);
 }
@@ -334,10 +342,7 @@ void net_receiver_stop(struct net_receiver *r)
 {
     io_thread_unwatch(r->watch);
     r->watch = NULL;
-    if (r->held)
-        count_drop(r);
-    mark_buffers(r, r->held ? r->held_in_buffers : 0);
-    r->held = 0;
+    drop_held(r);
     virtqueue_rewind(&queue_of(r)->ring, (uint16_t)r->buffer_count);
     r->buffer_count = r->segment_count = 0;
     r->bytes = 0;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -371,6 +372,39 @@ START_TEST(deep_queues_are_served_in_the_end)
 }
 END_TEST
 
+// A chain may ask for 4 GiB, by descriptors that lie on one another: what waits for all requests in
+// flight would wait for hundreds of those.
+START_TEST(bytes_in_flight_are_limited)
+{
+    enum { REQUESTS = 8, PIECES = 3, PIECE = 16 << 20 };
+    const uint64_t data = 32 << 20;
+    blk->ops->destroy(blk);
+    fake_block_free(&disk);
+    fake_block_init(&disk, (uint64_t)PIECES * PIECE);
+    disk.hold = true;
+    make_device(&disk.backend, 1);
+    driver_start(&driver, ALL, 1, 64);
+    uint64_t header = driver_alloc(&driver, 16, 16);
+    memset(driver_hva(&driver, header), 0, 16);
+    const struct driver_segment segments[] = {{header, 16},
+                                              {data, PIECE},
+                                              {data, PIECE},
+                                              {data, PIECE},
+                                              {driver_alloc(&driver, 1, 1), 1}};
+    for (unsigned i = 0; i < REQUESTS; i++) {
+        ck_assert_int_ge(driver_add(&driver, 0, segments, 1, PIECES + 1, false), 0);
+        driver_kick(&driver, 0);
+    }
+    for (unsigned done = 0; done < REQUESTS;) {
+        fake_machine_settle(&machine);
+        io_thread_call(machine.thread, fake_block_release, &disk);
+        while (driver_take_used(&driver, 0, NULL) >= 0)
+            done++;
+    }
+    ck_assert_uint_eq(disk.held_most, 3); // the third one passed 128 MiB
+}
+END_TEST
+
 START_TEST(reset_while_reads_are_in_flight)
 {
     disk.hold = true;
@@ -595,9 +629,58 @@ START_TEST(file_keeps_what_was_written)
         ck_assert_uint_eq(transfer(FLUSH, 0, 0), OK);
     }
     driver.allocated = memory_start;
+    for (unsigned odd = 0; odd < 2; odd++) {
+        struct request r = prepare(IN, 0, DISK_SIZE);
+        r.data += odd;
+        driver.allocated += odd;
+        ck_assert_uint_eq(run(&r, IN, DISK_SIZE), OK);
+        ck_assert_mem_eq(driver_hva(&driver, r.data), mirror, DISK_SIZE);
+        // Written back as it was, at once.
+        r = (struct request){r.header, r.data, r.status, 0};
+        bytes_put_u32(driver_hva(&driver, r.header), OUT);
+        ck_assert_uint_eq(run(&r, OUT, DISK_SIZE), OK);
+    }
     struct request r = prepare(IN, 0, DISK_SIZE);
     ck_assert_uint_eq(run(&r, IN, DISK_SIZE), OK);
     ck_assert_mem_eq(driver_hva(&driver, r.data), mirror, DISK_SIZE);
+}
+END_TEST
+
+// Bytes that are this process's own now, as RLIMIT_DATA counts them.
+static rlim_t own_memory(void)
+{
+    char line[128];
+    unsigned long kib = 0;
+    FILE *status = fopen("/proc/self/status", "re");
+    while (fgets(line, sizeof(line), status) && sscanf(line, "VmData: %lu kB", &kib) != 1)
+        ;
+    fclose(status);
+    return (rlim_t)kib * 1024;
+}
+
+// Buffers that O_DIRECT doesn't like are no reason to take as much memory as the guest asks for.
+START_TEST(long_requests_take_little_memory)
+{
+    enum { PIECES = 16, PIECE = 8 << 20, SPARE = 32 << 20 };
+    struct driver_segment segments[PIECES + 2];
+    struct rlimit old, limit;
+    ck_assert_int_eq(truncate(path, PIECES * PIECE), 0);
+    open_file(&file_configs[_i]);
+    driver_start(&driver, ALL, 1, QUEUE_SIZE);
+    uint64_t header = driver_alloc(&driver, 16, 16), status = driver_alloc(&driver, 1, 1);
+    uint64_t data = (32 << 20) + 1;
+    memset(driver_hva(&driver, header), 0, 16);
+    segments[0] = (struct driver_segment){header, 16};
+    for (unsigned i = 0; i < PIECES; i++)
+        segments[1 + i] = (struct driver_segment){data, PIECE};
+    segments[PIECES + 1] = (struct driver_segment){status, 1};
+    ck_assert_int_eq(getrlimit(RLIMIT_DATA, &old), 0);
+    limit = (struct rlimit){own_memory() + SPARE, old.rlim_max};
+    ck_assert_int_eq(setrlimit(RLIMIT_DATA, &limit), 0);
+    *(uint8_t *)driver_hva(&driver, status) = 0xee;
+    driver_request(&driver, 0, segments, 1, PIECES + 1);
+    ck_assert_int_eq(setrlimit(RLIMIT_DATA, &old), 0);
+    ck_assert_uint_eq(*(uint8_t *)driver_hva(&driver, status), OK);
 }
 END_TEST
 
@@ -684,6 +767,7 @@ static Suite *make_suite(void)
     tcase_add_test(t, writes_are_stable_without_flush);
     tcase_add_loop_test(t, request_without_status_breaks_the_queue, 0, 2);
     tcase_add_test(t, deep_queues_are_served_in_the_end);
+    tcase_add_test(t, bytes_in_flight_are_limited);
     tcase_add_test(t, reset_while_reads_are_in_flight);
     tcase_add_test(t, failed_reads_are_marked);
     tcase_add_test(t, configuration_tells_the_topology);
@@ -696,6 +780,7 @@ static Suite *make_suite(void)
     tcase_add_checked_fixture(t, set_up_file, tear_down_file);
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, file_keeps_what_was_written, 0, FILES);
+    tcase_add_loop_test(t, long_requests_take_little_memory, 0, FILES);
     tcase_add_loop_test(t, file_zeroes_and_discards, 0, FILES);
     tcase_add_loop_test(t, file_cut_short, 0, FILES);
     tcase_add_loop_test(t, file_grows_at_run_time, 0, FILES);

@@ -368,6 +368,39 @@ START_TEST(received_bytes_are_marked)
 }
 END_TEST
 
+// A frame that waits for more buffers and is then given up has changed the first ones.
+START_TEST(dropped_bytes_are_marked)
+{
+    static uint64_t bits[64 << 20 >> 12 >> 6];
+    static uint8_t frame[HEADER + 60000];
+    struct virtio_net_drops drops;
+    driver_start(&driver, ONE_PAIR, 3, 64);
+    uint64_t buffers = driver_alloc(&driver, 4 * 4096, 4096);
+    guest_memory_log_start(&machine.memory);
+    for (unsigned i = 0; i < 3; i++) {
+        const struct driver_segment s = {buffers + i * 4096, 4096};
+        driver_add(&driver, RX, &s, 0, 1, false);
+        driver_kick(&driver, RX);
+    }
+    fake_machine_settle(&machine);
+    fill(frame, sizeof(frame), 3);
+    network_sends(0, frame, sizeof(frame));
+    fake_machine_settle(&machine);
+    virtio_net_set_link(card, false);
+    const struct driver_segment last = {buffers + 3 * 4096, 4096};
+    driver_add(&driver, RX, &last, 0, 1, false);
+    driver_kick(&driver, RX);
+    fake_machine_settle(&machine);
+    virtio_net_drops(card, &drops);
+    ck_assert_uint_eq(drops.received, 1);
+    ck_assert_mem_eq((uint8_t *)driver_hva(&driver, buffers) + HEADER, frame + HEADER,
+                     4096 - HEADER);
+    guest_memory_log_take(&machine.memory, 0, bits);
+    for (uint64_t page = buffers >> 12; page < (buffers >> 12) + 3; page++)
+        ck_assert(bits[page / 64] >> (page % 64) & 1);
+}
+END_TEST
+
 START_TEST(offloads_follow_the_features)
 {
     driver_start(&driver, NO_LARGE, 3, 64);
@@ -482,6 +515,47 @@ START_TEST(several_pairs)
     ck_assert_int_ge(driver_wait_used(&driver, 2, NULL), 0);
     ck_assert_uint_eq(command(CONTROL, 4, 0, "\1\0", 2), 0);
     ck_assert(net.enabled[0] && !net.enabled[1]);
+}
+END_TEST
+
+// The pairs are set, to what they were, while a receiver has stopped to look for frames as it had
+// no buffers.
+START_TEST(setting_pairs_keeps_a_waiting_receiver)
+{
+    uint8_t frame[HEADER + 64];
+    uint64_t buffers = driver_alloc(&driver, 8 * 2048, 16);
+    driver_start(&driver, ALL, 2 * PAIRS + 1, 64);
+    fill(frame, sizeof(frame), 1);
+    network_sends(0, frame, sizeof(frame));
+    fake_machine_settle(&machine);
+    for (unsigned i = 0; i < 8; i++) { // their kick is on its way
+        const struct driver_segment s = {buffers + i * 2048, 2048};
+        ck_assert_int_ge(driver_add(&driver, RX, &s, 0, 1, false), 0);
+    }
+    ck_assert_uint_eq(command(CONTROL, 4, 0, "\1\0", 2), 0);
+    ck_assert_int_ge(driver_wait_used(&driver, RX, NULL), 0);
+    fake_machine_settle(&machine);
+    network_sends(0, frame, sizeof(frame));
+    ck_assert_int_ge(driver_wait_used(&driver, RX, NULL), 0);
+}
+END_TEST
+
+// Without MQ the second pair's queue is the control queue.
+START_TEST(state_with_pairs_that_were_not_agreed_on)
+{
+    struct byte_writer w;
+    struct byte_reader r;
+    struct error err = {0};
+    driver_start(&driver, ONE_PAIR, 3, 64);
+    byte_writer_init(&w);
+    card->ops->quiesce(card);
+    card->ops->save(card, &w);
+    ck_assert_uint_eq(bytes_get_u16(w.data + w.length - 2), 1); // the last field
+    bytes_put_u16(w.data + w.length - 2, 2);
+    byte_reader_init(&r, w.data, w.length);
+    ck_assert_int_lt(card->ops->load(card, &r, &err), 0);
+    ck_assert_ptr_nonnull(strstr(err.message, "pairs"));
+    byte_writer_free(&w);
 }
 END_TEST
 
@@ -704,12 +778,15 @@ static Suite *make_suite(void)
     tcase_add_test(t, large_frames_wait_for_more_buffers);
     tcase_add_loop_test(t, frames_that_never_fit_are_dropped, 0, 2);
     tcase_add_test(t, received_bytes_are_marked);
+    tcase_add_test(t, dropped_bytes_are_marked);
     tcase_add_test(t, offloads_follow_the_features);
     tcase_add_test(t, features_that_need_others);
     tcase_add_test(t, failed_start_needs_reset);
     tcase_add_test(t, control_commands);
     tcase_add_test(t, limits_hold_frames_back);
     tcase_add_test(t, several_pairs);
+    tcase_add_test(t, setting_pairs_keeps_a_waiting_receiver);
+    tcase_add_test(t, state_with_pairs_that_were_not_agreed_on);
     tcase_add_test(t, link_goes_down_and_up);
     tcase_add_test(t, announcement_is_asked_for_and_acknowledged);
     tcase_add_test(t, announcement_for_the_guest);
