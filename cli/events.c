@@ -32,7 +32,7 @@ static int follow_events(const struct runtime_dir *dir, const char *name, void *
         return r;
     r = control_client_call(client, "events.subscribe", NULL, NULL, 0, ACCESS_TIMEOUT_MS, NULL,
                             err);
-    while (!r) {
+    while (!r && !ferror(stdout)) {
         json_t *event = NULL;
         r = control_client_next_event(client, -1, &event, err);
         if (!r)

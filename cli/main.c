@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/cluster_mutant.h"
+#include "base/standard_files.h"
 #include "cli/commands.h"
 
 static const struct subcommand *const commands[] = {
@@ -37,7 +38,8 @@ static const struct subcommand *find_command(const char *name)
 
 static int help(int argc, char **argv)
 {
-    if (argc < 2) {
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         print_help(stdout);
         return STATUS_OK;
     }
@@ -51,7 +53,7 @@ static int help(int argc, char **argv)
     return STATUS_OK;
 }
 
-int main(int argc, char **argv)
+static int run_command(int argc, char **argv)
 {
 #ifdef CLUSTER_MUTANTS
     cluster_mutant_choose();
@@ -67,4 +69,15 @@ int main(int argc, char **argv)
         name = "version";
     const struct subcommand *command = find_command(name);
     return command ? command->run(argc - 1, argv + 1) : STATUS_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    standard_files_occupy();
+    int status = run_command(argc, argv);
+    const char *fault = standard_output_end();
+    if (!fault)
+        return status;
+    fprintf(stderr, "ferry: what it has to print can't be written: %s\n", fault);
+    return status == STATUS_OK ? STATUS_FAILED : status;
 }

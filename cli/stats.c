@@ -55,7 +55,7 @@ static int stats_one(const struct runtime_dir *dir, const char *name, void *opaq
     if (r)
         return r;
     r = print_once(client, o, err);
-    while (o->watch && !r) {
+    while (o->watch && !r && !ferror(stdout)) {
         sleep(1);
         r = print_once(client, o, err);
         if (r == -ECONNRESET) { // that is how a watch ends

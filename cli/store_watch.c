@@ -48,7 +48,7 @@ static int print_events(const struct store_options *o, struct byte_reader *r, ui
     }
     fflush(stdout);
     *through = revision;
-    return r->failed ? STATUS_FAILED : STATUS_OK;
+    return r->failed || ferror(stdout) ? STATUS_FAILED : STATUS_OK;
 }
 
 static int begin_watch(struct store_client *client, const struct store_op *op, uint64_t from,

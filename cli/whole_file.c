@@ -7,6 +7,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+// What would be replaced must be a file: of a device or a socket nothing but a file would be left.
+static int check_place(const char *path, struct error *err)
+{
+    struct stat there;
+    if (lstat(path, &there) < 0)
+        return 0; // none, or what is wrong shows when it is made
+    if (S_ISDIR(there.st_mode))
+        return error_set(err, EISDIR, "'%s' is a directory: name a file in it", path);
+    if (!S_ISREG(there.st_mode) && !S_ISLNK(there.st_mode))
+        return error_set(err, EINVAL,
+                         "'%s' is there and is no file: it would be replaced by one, so name "
+                         "another",
+                         path);
+    return 0;
+}
+
 // Opens the file, empty and locked by this open of it; whoever got the descriptor holds the lock
 // too, even when this process is killed. -EWOULDBLOCK when it is somebody else's, or -errno.
 static int open_alone(const char *path)
@@ -15,8 +31,11 @@ static int open_alone(const char *path)
         struct stat here, there;
         int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
         int r = fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &here) < 0 ? -errno : 0;
+        // What somebody else made in advance, he could read; and he keeps its other names.
+        if (r == 0 && (here.st_uid != geteuid() || here.st_nlink > 1 || !S_ISREG(here.st_mode)))
+            r = -EEXIST;
         if (r == 0 && stat(path, &there) == 0 && here.st_ino == there.st_ino) {
-            if (ftruncate(fd, 0) == 0)
+            if (fchmod(fd, 0600) == 0 && ftruncate(fd, 0) == 0)
                 return fd;
             r = -errno;
         }
@@ -31,6 +50,9 @@ static int open_alone(const char *path)
 int whole_file_open(struct whole_file *file, const char *path, struct error *err)
 {
     file->path = path;
+    int rc = check_place(path, err);
+    if (rc < 0)
+        return rc;
     if (snprintf(file->partial, sizeof(file->partial), "%s.partial", path) >=
         (int)sizeof(file->partial))
         return error_set(err, ENAMETOOLONG, "'%s' is too long", path);
@@ -40,6 +62,11 @@ int whole_file_open(struct whole_file *file, const char *path, struct error *err
                          "'%s' is being written by somebody else: wait for that, or choose "
                          "another file",
                          path);
+    if (fd == -EEXIST)
+        return error_set(err, EEXIST,
+                         "'%s' is there already and isn't a file of this user's alone: remove it, "
+                         "or choose another file",
+                         file->partial);
     if (fd < 0)
         return error_set_errno(err, -fd, "'%s' can't be made", file->partial);
     file->stream = fdopen(fd, "r+b");

@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "base/cluster_mutant.h"
+#include "base/standard_files.h"
 #include "cluster/member/ferryd.h"
 
 int main(int argc, char **argv)
@@ -10,5 +11,6 @@ int main(int argc, char **argv)
 #ifdef CLUSTER_MUTANTS
     cluster_mutant_choose();
 #endif
+    standard_files_occupy();
     return ferryd_run(argc, argv, NULL);
 }

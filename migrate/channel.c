@@ -65,8 +65,13 @@ static int parse(const char *text, bool for_listening, int flags, struct channel
                          text);
     snprintf(copy, sizeof(copy), "%s", text + SCHEME_LENGTH);
     char *port = split_port(copy, &host);
+    uint64_t number;
     if (!port)
         return error_set(err, EINVAL, "address '%s': write %.6sHOST:PORT", text, text);
+    // getaddrinfo() takes larger ones, too, modulo 65536.
+    if (units_parse_number(port, UINT16_MAX, &number) != 0)
+        return error_set(err, EINVAL, "address '%s': '%s' is not a port from 0 to 65535", text,
+                         port);
     uint32_t scope = 0;
     if ((flags & AI_NUMERICHOST) && !take_scope(host, &scope))
         return error_set(err, EINVAL, "address '%s': name the interface by its number", text);

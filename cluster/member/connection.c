@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/crc32c.h"
+#include "base/units.h"
 #include "cluster/member/connection_internal.h"
 
 static void flush(struct connection *c);
@@ -15,6 +16,7 @@ bool connection_address_split(const char *address, char host[256], char port[16]
 {
     const char *colon = strrchr(address, ':');
     const char *end = colon;
+    uint64_t number;
     if (!colon || colon == address || !colon[1] || strlen(colon + 1) >= 16)
         return false;
     if (address[0] == '[') {
@@ -24,6 +26,9 @@ bool connection_address_split(const char *address, char host[256], char port[16]
         end--;
     }
     if (end <= address || end - address >= 256)
+        return false;
+    // getaddrinfo() takes larger ones, too, modulo 65536.
+    if (units_parse_number(colon + 1, UINT16_MAX, &number) != 0)
         return false;
     memcpy(host, address, (size_t)(end - address));
     host[end - address] = 0;

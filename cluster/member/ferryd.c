@@ -1,8 +1,10 @@
 #include "cluster/member/ferryd.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +14,8 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/log.h"
+#include "base/standard_files.h"
+#include "base/tls.h"
 #include "base/units.h"
 #include "cluster/api/daemon.h"
 #include "cluster/api/restore.h"
@@ -71,7 +75,8 @@ static const char usage_text[] =
     "  --stop-timeout 30s      from a machine's power button to its kill\n"
     "  --boot-id TEXT          instead of the kernel's: for several hosts under one kernel\n"
     "  --witness DIR           for tests: where machines note when they ran (docs/leases.md)\n"
-    "  --log-level error|warning|info|debug\n";
+    "  --log-level error|warning|info|debug\n"
+    "  --version\n";
 
 static const struct option long_options[] = {
     {"store-only", no_argument, NULL, 'o'},
@@ -109,6 +114,7 @@ static const struct option long_options[] = {
     {"stop-timeout", required_argument, NULL, 't'},
     {"boot-id", required_argument, NULL, 'B'},
     {"witness", required_argument, NULL, 'w'},
+    {"version", no_argument, NULL, 'V'},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
@@ -135,28 +141,26 @@ static bool parse_level(const char *text)
     return false;
 }
 
-// What placement is told of this host. A wrong one is said before the usage.
-static bool parse_fact(struct host_daemon_options *o, int option, const char *value)
+// What placement is told of this host.
+static bool parse_fact(struct host_daemon_options *o, int option, const char *value,
+                       struct error *err)
 {
-    struct error err = {0};
     int r;
     if (!o->facts)
         o->facts = json_object();
     switch (option) {
     case 'L':
-        r = facts_add_label(o->facts, value, &err);
+        r = facts_add_label(o->facts, value, err);
         break;
     case 'N':
-        r = facts_add_net(o->facts, value, &err);
+        r = facts_add_net(o->facts, value, err);
         break;
     case 'Q':
-        r = facts_add_pool(o->facts, value, &err);
+        r = facts_add_pool(o->facts, value, err);
         break;
     default:
-        r = facts_set_ratio(o->facts, option == 'R' ? "cpu_ratio" : "memory_ratio", value, &err);
+        r = facts_set_ratio(o->facts, option == 'R' ? "cpu_ratio" : "memory_ratio", value, err);
     }
-    if (r)
-        fprintf(stderr, "ferryd: %s\n", err.message);
     return r == 0;
 }
 
@@ -197,7 +201,7 @@ static bool parse_size_option(int option, char *value, struct member_options *o)
     case 'e':
         return parse_election(value, o);
     case 'm':
-        return units_parse_size(value, &o->memory_limit) == 0;
+        return units_parse_size(value, &o->memory_limit) == 0 && o->memory_limit > 0;
     case 'H':
         return units_parse_number(value, UINT64_MAX / 4, &o->history) == 0;
     case '5':
@@ -218,8 +222,9 @@ static bool parse_size_option(int option, char *value, struct member_options *o)
     }
 }
 
-// False: usage.
-static bool parse_option(struct daemon *daemon, struct member_options *o, int option, char *value)
+// False, with a sentence where it's known what is wrong.
+static bool parse_option(struct daemon *daemon, struct member_options *o, int option, char *value,
+                         struct error *err)
 {
     switch (option) {
     case 'o':
@@ -236,7 +241,7 @@ static bool parse_option(struct daemon *daemon, struct member_options *o, int op
         return true;
     case 'c':
         if (o->listen_client_count == 4)
-            return false;
+            return error_set(err, EINVAL, "it can be given four times") == 0;
         o->listen_client[o->listen_client_count++] = value;
         return true;
     case 'P':
@@ -268,15 +273,12 @@ static bool parse_option(struct daemon *daemon, struct member_options *o, int op
     case 'i':
         daemon->insecure = true;
         return true;
-    case '?':
-    case 'h':
-        return false;
     case 'L':
     case 'N':
     case 'Q':
     case 'R':
     case 'Z':
-        return parse_fact(&daemon->host_options, option, value);
+        return parse_fact(&daemon->host_options, option, value, err);
     case 'r':
     case 'u':
     case 'M':
@@ -288,6 +290,85 @@ static bool parse_option(struct daemon *daemon, struct member_options *o, int op
     default:
         return parse_size_option(option, value, o);
     }
+}
+
+// What a value must be, for those that don't say it themselves.
+static const char *wanted(int option)
+{
+    switch (option) {
+    case 'b':
+    case 't':
+        return "a time such as 100ms or 30s";
+    case 'e':
+        return "two times such as 1s-2s";
+    case '5':
+        return "a time from 10s to ten years (87600h)";
+    case 'm':
+    case 'M':
+        return "a size such as 512M or 1G";
+    case 'S':
+        return "a size from 8M to below 4G";
+    case 's':
+        return "a number from 1 on";
+    case 'u':
+        return "a number from 1 to 65536";
+    case 'l':
+        return "error, warning, info or debug";
+    case 'O':
+        return "auto, member, learner or client";
+    case 'B':
+        return "a text of 1 to 36 characters";
+    default:
+        return "a whole number";
+    }
+}
+
+static int usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static int usage_error(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("ferryd: ", stderr);
+    vfprintf(stderr, format, args);
+    fputs(" (`ferryd --help` shows what there is)\n", stderr);
+    va_end(args);
+    return 2;
+}
+
+// 0, or the exit status; -1 where it is 0, as all was said.
+static int parse_command_line(struct daemon *daemon, struct member_options *o, int argc,
+                              char **argv)
+{
+    int option, index;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":", long_options, &index)) != -1) {
+        struct error err = {0};
+        if (option == 'h' || option == 'V') {
+            printf("%s", option == 'h' ? usage_text : "ferryd " FERRY_VERSION "\n");
+            return -1;
+        }
+        if (option == ':')
+            return usage_error("option %s needs a value", argv[optind - 1]);
+        if (option == '?')
+            return usage_error("option %s is not known, or not told in full", argv[optind - 1]);
+        if (parse_option(daemon, o, option, optarg, &err))
+            continue;
+        if (err.code)
+            return usage_error("--%s: %s", long_options[index].name, err.message);
+        return usage_error("--%s: '%s' is not %s", long_options[index].name, optarg,
+                           wanted(option));
+    }
+    if (optind != argc)
+        return usage_error("'%s' is one argument too many", argv[optind]);
+    if (!o->directory)
+        return usage_error("--data DIR is missing");
+    if (!o->name)
+        return usage_error("--name NAME is missing");
+    if (!o->listen_peer && (daemon->store_only || o->found))
+        return usage_error("--listen-peer HOST:PORT is missing");
+    if (!o->listen_client_count)
+        return usage_error("--listen-client HOST:PORT|unix:PATH is missing");
+    return 0;
 }
 
 static bool is_local(const char *address)
@@ -485,6 +566,34 @@ static int start_member(struct daemon *daemon, struct member_options *options, s
     return member_start(&daemon->member, &daemon->loop, options, err);
 }
 
+// What would else show only when the host is told to found or to join, which may be days later.
+static int check_early(const struct daemon *daemon, const struct member_options *o,
+                       struct error *err)
+{
+    struct stat there;
+    struct tls_credentials *tls = NULL;
+    char host[256], port[16];
+    const char *metrics = daemon->host_options.metrics;
+    int r = member_options_check(o, err);
+    if (r)
+        return r;
+    if (metrics && !connection_address_split(metrics, host, port))
+        return error_set(err, EINVAL, "--metrics: '%s': not an address of the form HOST:PORT",
+                         metrics);
+    if (mkdir(o->directory, 0700) < 0 && errno != EEXIST)
+        return error_set_errno(err, errno, "directory '%s' can't be made", o->directory);
+    if (stat(o->directory, &there) == 0 && !S_ISDIR(there.st_mode))
+        return error_set(err, ENOTDIR, "--data: '%s' is not a directory", o->directory);
+    if (access(o->directory, R_OK | W_OK | X_OK) < 0)
+        return error_set_errno(err, errno, "directory '%s' can't be used", o->directory);
+    if (!o->tls_ca || o->own_tls)
+        return 0;
+    r = tls_credentials_load(&tls, tls_source(o->tls_certificate), tls_source(o->tls_key),
+                             tls_source(o->tls_ca), err);
+    tls_credentials_free(tls);
+    return r;
+}
+
 static int run(struct daemon *daemon, struct member_options *options,
                const struct ferryd_test *test)
 {
@@ -506,8 +615,8 @@ static int run(struct daemon *daemon, struct member_options *options,
         return 1;
     options->ended = member_ended;
     options->context = daemon;
-    if (create_host(daemon, options, &err) || obtain_member(daemon, options, &err) ||
-        start_member(daemon, options, &err)) {
+    if (check_early(daemon, options, &err) || create_host(daemon, options, &err) ||
+        obtain_member(daemon, options, &err) || start_member(daemon, options, &err)) {
         fprintf(stderr, "ferryd: %s\n", err.message);
         host_daemon_free(daemon->host);
         return 1;
@@ -536,18 +645,11 @@ int ferryd_run(int argc, char **argv, const struct ferryd_test *test)
 {
     struct daemon daemon = {.host_options.stop_timeout_ns = 30 * NSEC_PER_SEC};
     struct member_options options;
-    int option;
     log_open(STDERR_FILENO, LOG_LEVEL_INFO);
     signal(SIGPIPE, SIG_IGN);
     member_options_default(&options);
     options.wish = MEMBER_WISH_ANY;
-    while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
-        if (!parse_option(&daemon, &options, option, optarg)) {
-            fputs(usage_text, option == 'h' ? stdout : stderr);
-            json_decref(daemon.host_options.facts);
-            return option == 'h' ? 0 : 2;
-        }
-    }
+    int code = parse_command_line(&daemon, &options, argc, argv);
     // Hosts come in any number, voters shouldn't.
     if (daemon.store_only)
         options.wish = MEMBER_WISH_VOTER;
@@ -555,16 +657,13 @@ int ferryd_run(int argc, char **argv, const struct ferryd_test *test)
         options.wish = MEMBER_WISH_AUTO;
     else if (!options.listen_peer)
         options.wish = MEMBER_WISH_CLIENT;
-    if (!options.directory || !options.name ||
-        (!options.listen_peer && (daemon.store_only || options.found)) ||
-        options.listen_client_count == 0 || optind != argc) {
-        fputs(usage_text, stderr);
-        json_decref(daemon.host_options.facts);
-        return 2;
-    }
-    int code = check_security(&daemon, &options);
+    if (!code)
+        code = check_security(&daemon, &options);
     if (!code)
         code = run(&daemon, &options, test);
     json_decref(daemon.host_options.facts);
-    return code;
+    const char *fault = standard_output_end();
+    if (fault)
+        fprintf(stderr, "ferryd: what it has to print can't be written: %s\n", fault);
+    return code >= 0 ? code : fault ? 1 : 0;
 }

@@ -49,7 +49,17 @@ void member_end(struct member *member, int error, const char *format, ...)
         member->options.ended(member->options.context, error);
 }
 
-static int check_options(const struct member_options *o, struct error *err)
+static int check_address(const char *address, struct error *err)
+{
+    char host[256], port[16];
+    if (!address || (strncmp(address, "unix:", 5) == 0 && address[5]) ||
+        connection_address_split(address, host, port))
+        return 0;
+    return error_set(err, EINVAL, "'%s': not an address of the form HOST:PORT or unix:PATH",
+                     address);
+}
+
+int member_options_check(const struct member_options *o, struct error *err)
 {
     if (!name_is_valid(o->name))
         return error_set(err, EINVAL, "'%s': a name is [a-z0-9][a-z0-9._-]{0,39}", o->name);
@@ -66,7 +76,12 @@ static int check_options(const struct member_options *o, struct error *err)
         strlen(o->advertise_client ? o->advertise_client : o->listen_client[0]) >=
             MEMBER_ADDRESS_SIZE)
         return error_set(err, EINVAL, "an address is too long");
-    return 0;
+    int r = check_address(o->listen_peer, err);
+    for (unsigned i = 0; !r && i < o->listen_client_count; i++)
+        r = check_address(o->listen_client[i], err);
+    if (!r)
+        r = check_address(o->advertise_peer, err);
+    return r ? r : check_address(o->advertise_client, err);
 }
 
 void member_fill_record(const struct member_options *o, struct member_record *record)
@@ -279,7 +294,7 @@ static int forget_joining(const struct member_options *options, struct error *er
 
 int member_prepare(const struct member_options *options, struct error *err)
 {
-    int error = check_options(options, err);
+    int error = member_options_check(options, err);
     struct member *member = error ? NULL : member_create(NULL, options);
     if (!member)
         return error ? error : error_set(err, ENOMEM, "out of memory");
@@ -295,7 +310,7 @@ int member_prepare(const struct member_options *options, struct error *err)
 int member_start(struct member **out, uv_loop_t *loop, const struct member_options *options,
                  struct error *err)
 {
-    int error = check_options(options, err);
+    int error = member_options_check(options, err);
     if (error)
         return error;
     struct member *member = member_create(loop, options);

@@ -73,6 +73,8 @@ struct member_options {
 // 100 ms heartbeat, 1 to 2 s election, 1 GiB, 50,000 entries, 100,000 revisions, 16 MiB segments.
 void member_options_default(struct member_options *options);
 
+// What can be told of them before there is a member: 0, or a sentence that says what is wrong.
+int member_options_check(const struct member_options *options, struct error *err);
 // Whether the directory holds a member's log, sound or not.
 bool member_exists(const char *directory);
 // Founds or joins if the directory is empty, and nothing else. -ENOENT if it is empty and neither

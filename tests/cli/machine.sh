@@ -26,7 +26,11 @@ if [ "$(ferry run g --kernel "$GUEST" --append test=hello --memory 32M | grep -c
 else
     not_ok "the last bytes reach a pipe"
 fi
-
+# Nothing that ferry opens gets the number of a stream that its caller has closed.
+head -c 64k /dev/urandom >"$work/closed.img" && cp "$work/closed.img" "$work/before.img"
+sh -c 'exec ferry run g --kernel "$1" --append test=hello --memory 32M --disk "$2" <&- >&- 2>&-' - "$GUEST" "$work/closed.img"
+check "without any stream a machine runs" jq -e '.reason == "power-off"' "$FERRY_RUNTIME_DIR/g/exit.json"
+check "and nothing is printed to its disk" cmp "$work/before.img" "$work/closed.img"
 
 # ---- crash ----
 says "a crash is reported, status 4" 4 "*the guest crashed*" \
@@ -118,6 +122,26 @@ says "and its busy vCPU can be paused" 0 "full: paused" ferry pause full
 says "and resumed" 0 "full: running" ferry resume full
 says "and killed" 0 "full: killed" ferry kill full
 ferry rm full
+
+# ---- what a snapshot doesn't replace ----
+run place input >/dev/null
+mkfifo "$work/fifo"
+says "a snapshot in the place of what is no file" 1 "ferry: snapshot: '*/fifo' is there and is no file*" \
+    ferry snapshot place "$work/fifo"
+check "which stays" [ -p "$work/fifo" ]
+says "in that of a directory" 1 "ferry: snapshot: '$work' is a directory*" ferry snapshot place "$work"
+echo mine >"$work/other" && ln "$work/other" "$work/linked.partial"
+says "into what has another name, too" 1 "ferry: snapshot: '*/linked.partial' is there already*" \
+    ferry snapshot place "$work/linked"
+check "which nothing is written to" [ "$(cat "$work/other")" = mine ]
+says "to a port that is none" 1 "ferry: migrate: *'65536' is not a port*" ferry migrate place tcp://127.0.0.1:65536
+# shellcheck disable=SC2016
+says "a description to a full disk" 1 "*can't be written: *" sh -c 'ferry inspect place >/dev/full'
+# Whoever ignores SIGPIPE: the commands that go on for ever end with their reader.
+# shellcheck disable=SC2016
+says "a watch whose reader has gone" 1 "*can't be written: *" \
+    sh -c 'trap "" PIPE; { timeout 100 ferry stats -w place; echo $? >"$1"; } | :; exit "$(cat "$1")"' - "$work/status"
+ferry kill place >/dev/null
 
 # ---- the machine is killed while a snapshot of it is written ----
 run shot pattern --memory 128M >/dev/null

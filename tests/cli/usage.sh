@@ -54,6 +54,47 @@ done
 says "rm without names" 2 "ferry: rm: give names, or --all*" ferry rm
 says "bad time" 2 "ferry: stop: --timeout: '5' is not a time*" ferry stop --timeout 5 x
 
+# ---- what is printed, and where ----
+says "help of help" 0 "Usage: ferry*inspect*" ferry help --help
+for command in "ps" "ps --format json" "version" "run --help" "doctor --format json"; do
+    # shellcheck disable=SC2086,SC2016
+    says "$command to a full disk" 1 "ferry: what it has to print can't be written: *" \
+        sh -c 'ferry "$@" >/dev/full' - $command
+done
+# shellcheck disable=SC2016
+says "to a closed output" 1 "ferry: what it has to print can't be written: Bad file descriptor" sh -c 'ferry ps >&-'
+
+# ---- addresses ----
+says "receive: a port that is none" 2 "*'65536' is not a port from 0 to 65535*" ferry receive --listen tcp://127.0.0.1:65536
+says "store: a port that is none" 1 "*127.0.0.1:65536*" ferry store get a --store 127.0.0.1:65536
+
+# ---- ferryd ----
+says "ferryd --version" 0 "ferryd 0.*" ferryd --version
+says "ferryd --help" 0 "usage: ferryd*--version*" ferryd --help
+says "ferryd: nothing said" 2 "ferryd: --data DIR is missing*--help*" ferryd
+says "ferryd: unknown option" 2 "ferryd: option --nonsense is not known*" ferryd --nonsense
+says "ferryd: a missing value" 2 "ferryd: option --data needs a value*" ferryd --data
+says "ferryd: an argument" 2 "ferryd: 'x' is one argument too many*" ferryd x
+says "ferryd: a wrong value" 2 "ferryd: --segment: '1' is not a size from 8M*" ferryd --segment 1
+says "ferryd: wrong time-outs" 2 "ferryd: --election: '5' is not two times*" ferryd --election 5
+says "ferryd: a store without room" 2 "ferryd: --memory: '0' is not a size*" ferryd --memory 0
+says "ferryd: a wrong pool" 2 "ferryd: --host-pool: 'x': a pool is NAME=*" ferryd --host-pool x
+# A host that waits to be told to found or to join: it doesn't, where it could never do so.
+# ferryd_refuses NAME PATTERN DATA PEER CLIENT [OPTION]...
+ferryd_refuses() {
+    refuses=$1 pattern=$2 data=$3 peer=$4 client=$5
+    shift 5
+    says "ferryd: $refuses" 1 "$pattern" timeout 60 ferryd --data "$data" --name a --listen-peer "$peer" \
+        --listen-client "$client" "$@"
+}
+ferryd_refuses "no port to listen at" "ferryd: 'foo': not an address*" "$work/d" foo 127.0.0.1:7001
+ferryd_refuses "too large a port" "ferryd: '127.0.0.1:65536': not an address*" "$work/d" 127.0.0.1:7000 127.0.0.1:65536
+ferryd_refuses "no address for monitors" "ferryd: --metrics: 'foo': not an*" "$work/d" 127.0.0.1:7000 127.0.0.1:7001 --metrics foo
+ferryd_refuses "data in a file" "ferryd: --data: '*/unknown.json' is not a directory" "$work/unknown.json" 127.0.0.1:7000 127.0.0.1:7001
+ferryd_refuses "data nowhere" "ferryd: directory '/proc/x' can't be made: *" /proc/x 127.0.0.1:7000 127.0.0.1:7001
+ferryd_refuses "certificates that aren't there" "ferryd: TLS: *none.pem*" "$work/d" 127.0.0.1:7000 127.0.0.1:7001 \
+    --tls-cert none.pem --tls-key none.pem --tls-ca none.pem
+
 mkdir "$work/open" && chmod 777 "$work/open"
 says "open runtime directory" 1 "ferry: ps: runtime directory '*/open' can be written to by others*" \
     ferry ps --runtime-dir "$work/open"
@@ -66,7 +107,8 @@ says "long runtime directory" 1 "ferry: run: *choose a shorter runtime directory
 # The manual page knows every command and option.
 missing=
 sed 's/\\-/-/g' docs/man/ferry.1 >"$work/manual"
-for command in cluster vm run ps inspect stats balloon device console logs events wait stop kill pause resume reset rm doctor version; do
+for command in cluster vm run ps inspect stats balloon device console logs events wait stop kill pause resume reset rm doctor version \
+    cpu top receive migrate snapshot restore store; do
     grep -Eq "^\.SS (.*\| )?$command\b" "$work/manual" || missing="$missing $command"
     for option in $(ferry help $command | grep -oE '^ +(-., )?--[a-z-]+' | grep -oE -- '--[a-z-]+'); do
         grep -q -- "$option" "$work/manual" || missing="$missing $command:$option"
