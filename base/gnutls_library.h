@@ -50,6 +50,7 @@
     X(gnutls_x509_crt_get_activation_time)                                                         \
     X(gnutls_x509_crt_get_dn_by_oid)                                                               \
     X(gnutls_x509_crt_get_expiration_time)                                                         \
+    X(gnutls_x509_crt_get_fingerprint)                                                             \
     X(gnutls_x509_crt_get_key_purpose_oid)                                                         \
     X(gnutls_x509_crt_import)                                                                      \
     X(gnutls_x509_crt_init)                                                                        \
@@ -120,6 +121,7 @@ int gnutls_library_load(struct error *err);
 #define gnutls_x509_crt_get_activation_time gnutls_library.gnutls_x509_crt_get_activation_time
 #define gnutls_x509_crt_get_dn_by_oid       gnutls_library.gnutls_x509_crt_get_dn_by_oid
 #define gnutls_x509_crt_get_expiration_time gnutls_library.gnutls_x509_crt_get_expiration_time
+#define gnutls_x509_crt_get_fingerprint     gnutls_library.gnutls_x509_crt_get_fingerprint
 #define gnutls_x509_crt_get_key_purpose_oid gnutls_library.gnutls_x509_crt_get_key_purpose_oid
 #define gnutls_x509_crt_import              gnutls_library.gnutls_x509_crt_import
 #define gnutls_x509_crt_init                gnutls_library.gnutls_x509_crt_init

@@ -253,6 +253,17 @@ static bool may_serve(gnutls_x509_crt_t certificate)
     }
 }
 
+static bool take_digest(gnutls_x509_crt_t certificate, char text[TLS_NAME_SIZE])
+{
+    uint8_t digest[TLS_FINGERPRINT_BYTES];
+    size_t size = sizeof(digest);
+    if (gnutls_x509_crt_get_fingerprint(certificate, GNUTLS_DIG_SHA256, digest, &size) < 0)
+        return false;
+    for (size_t i = 0; i < sizeof(digest); i++)
+        snprintf(text + 2 * i, 3, "%02x", digest[i]);
+    return true;
+}
+
 static bool take_subject(const gnutls_datum_t *bytes, gnutls_x509_crt_fmt_t format,
                          struct tls_subject *subject)
 {
@@ -268,6 +279,7 @@ static bool take_subject(const gnutls_datum_t *bytes, gnutls_x509_crt_fmt_t form
         take_name(certificate, GNUTLS_OID_X520_ORGANIZATIONAL_UNIT_NAME, subject->unit);
         subject->begins = gnutls_x509_crt_get_activation_time(certificate);
         subject->ends = gnutls_x509_crt_get_expiration_time(certificate);
+        good = take_digest(certificate, subject->digest);
     }
     gnutls_x509_crt_deinit(certificate);
     return good;
@@ -279,6 +291,22 @@ bool tls_session_subject(gnutls_session_t session, struct tls_subject *subject)
     const gnutls_datum_t *list = gnutls_certificate_get_peers(session, &count);
     *subject = (struct tls_subject){.client = true};
     return list && count && take_subject(&list[0], GNUTLS_X509_FMT_DER, subject);
+}
+
+bool tls_subject_text_is_valid(const char *text)
+{
+    if (strncmp(text, "id:", 3) == 0)
+        return text[3] && strlen(text + 3) < TLS_NAME_SIZE;
+    return strncmp(text, "sha256:", 7) == 0 && strlen(text + 7) == 2 * TLS_FINGERPRINT_BYTES &&
+           strspn(text + 7, "0123456789abcdef") == 2 * TLS_FINGERPRINT_BYTES;
+}
+
+bool tls_subject_is(const struct tls_subject *subject, const char *text)
+{
+    if (!tls_subject_text_is_valid(text))
+        return false;
+    return text[0] == 'i' ? strcmp(subject->id, text + 3) == 0
+                          : strcmp(subject->digest, text + 7) == 0;
 }
 
 int tls_file_subject(struct tls_source certificate, struct tls_subject *subject, struct error *err)

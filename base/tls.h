@@ -55,11 +55,15 @@ struct tls_subject {
     bool client;              // good for clients alone
     char name[TLS_NAME_SIZE]; // its common name
     char id[TLS_NAME_SIZE]; // the serial number in its subject (not its own); "" where it has none
-    char unit[TLS_NAME_SIZE]; // the organizational unit; "" where it has none
-    int64_t begins, ends;     // seconds since 1970
+    char unit[TLS_NAME_SIZE];   // the organizational unit; "" where it has none
+    int64_t begins, ends;       // seconds since 1970
+    char digest[TLS_NAME_SIZE]; // SHA-256 of all of it, 64 hexadecimal digits
 };
 // After the handshake: the other side's. False when it showed none.
 bool tls_session_subject(gnutls_session_t session, struct tls_subject *subject);
+// One certificate, or those of one host, in a text: "sha256:" and its digest, or "id:" and its id.
+bool tls_subject_is(const struct tls_subject *subject, const char *text);
+bool tls_subject_text_is_valid(const char *text);
 // That of a file's first certificate. 0 or a sentence.
 int tls_file_subject(struct tls_source certificate, struct tls_subject *subject, struct error *err);
 

@@ -16,7 +16,7 @@
 
 struct receive_options {
     struct common_options common;
-    const char *listen, *token, *tls_certificate, *tls_key, *tls_ca;
+    const char *listen, *token, *tls_certificate, *tls_key, *tls_ca, *tls_peer;
     struct lease_option lease;
     bool detach, keep, insecure;
     int sandbox;
@@ -49,6 +49,11 @@ static const struct option_spec options[] = {
      .offset = offsetof(struct receive_options, tls_ca),
      .argument = "FILE",
      .help = "who must have signed the source's certificate"},
+    {.name = "tls-peer",
+     .kind = OPTION_TEXT,
+     .offset = offsetof(struct receive_options, tls_peer),
+     .argument = "sha256:DIGEST|id:ID",
+     .help = "for tls://: the one certificate, or host of a cluster, to receive from"},
     {.name = "token",
      .kind = OPTION_TEXT,
      .offset = offsetof(struct receive_options, token),
@@ -91,6 +96,11 @@ static int load_tls(const struct receive_options *o, struct migration_target_par
                     struct error *err)
 {
     bool whole = o->tls_certificate && o->tls_key && o->tls_ca;
+    if (o->tls_peer && !tls_subject_text_is_valid(o->tls_peer))
+        return error_set(err, EINVAL, "--tls-peer is sha256:DIGEST or id:ID, not '%s'",
+                         o->tls_peer);
+    if (o->tls_peer && !params->listen.tls)
+        return error_set(err, EINVAL, "--tls-peer is for tls://, not for '%s'", o->listen);
     if (!params->listen.tls)
         return o->tls_certificate || o->tls_key || o->tls_ca
                    ? error_set(err, EINVAL, "certificates are for tls://, not for '%s'", o->listen)
@@ -104,6 +114,7 @@ static int load_tls(const struct receive_options *o, struct migration_target_par
     int rc = tls_credentials_load(&tls, tls_source(o->tls_certificate), tls_source(o->tls_key),
                                   tls_source(o->tls_ca), err);
     params->tls = tls; // for as long as the process
+    params->tls_peer = o->tls_peer;
     return rc;
 }
 

@@ -279,6 +279,20 @@ int channel_secure(struct channel *channel, const struct tls_credentials *creden
                             channel->deadline_ns, err);
 }
 
+int channel_check_peer(const struct channel *channel, const char *wanted, struct error *err)
+{
+    struct tls_subject subject = {.name = ""};
+    if (channel->tls && channel_tls_subject(channel->tls, &subject) &&
+        tls_subject_is(&subject, wanted))
+        return 0;
+    return error_set(
+        err, EACCES,
+        "TLS: the other side's certificate is refused: it is that of '%s', and not the "
+        "one that is expected here (%s); a host that was removed from the cluster has "
+        "none that is",
+        subject.name, wanted);
+}
+
 // ---- bytes ----
 
 static int time_out(int code)

@@ -63,6 +63,9 @@ void channel_adopt(struct channel *channel, int fd);
 // of no use then.
 int channel_secure(struct channel *channel, const struct tls_credentials *credentials, bool server,
                    const char *peer_name, struct error *err);
+// After it: that the other side's certificate is the one that `wanted` says (tls_subject_is()), or
+// one of that host. 0 or a sentence.
+int channel_check_peer(const struct channel *channel, const char *wanted, struct error *err);
 // Send and receive fail with -ETIMEDOUT when nothing moved for this long.
 void channel_set_limit(struct channel *channel, uint64_t limit_ns);
 // Receive fails with -ETIMEDOUT once this much time has passed from now on, whatever came in

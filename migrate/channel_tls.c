@@ -149,6 +149,11 @@ int channel_tls_open(struct channel_tls **out, int fd, const struct tls_credenti
     return rc;
 }
 
+bool channel_tls_subject(const struct channel_tls *t, struct tls_subject *subject)
+{
+    return tls_session_subject(t->session, subject);
+}
+
 void channel_tls_close(struct channel_tls *t)
 {
     if (!t)

@@ -24,6 +24,8 @@ struct channel_tls;
 int channel_tls_open(struct channel_tls **out, int fd, const struct tls_credentials *credentials,
                      bool server, const char *peer_name, uint64_t deadline_ns, struct error *err);
 // NULL is allowed. The descriptor stays open.
+// Whose certificate the other side has shown; false: none.
+bool channel_tls_subject(const struct channel_tls *tls, struct tls_subject *subject);
 void channel_tls_close(struct channel_tls *tls);
 void channel_tls_set_deadline(struct channel_tls *tls, uint64_t deadline_ns);
 // Whether there are bytes that have left the socket already.

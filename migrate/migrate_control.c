@@ -97,6 +97,10 @@ static int read_tls(struct control_request *request, const json_t *object,
     if (name && strlen(name) >= sizeof(params->tls_name))
         return error_set(err, EINVAL, "\"tls\": \"name\" is too long");
     snprintf(params->tls_name, sizeof(params->tls_name), "%s", name ? name : "");
+    const char *peer = json_string_value(json_object_get(tls, "peer"));
+    if (json_object_get(tls, "peer") && (!peer || !tls_subject_text_is_valid(peer)))
+        return error_set(err, EINVAL, "\"tls\": \"peer\" must be \"sha256:...\" or \"id:...\"");
+    snprintf(params->tls_peer, sizeof(params->tls_peer), "%s", peer ? peer : "");
     static const char *const keys[] = {"certificate", "key", "ca"};
     struct tls_source sources[3];
     int rc = 0;

@@ -44,6 +44,7 @@ struct migration_params {
     // questions, then one a stream. None (the count is 0): the source makes its own.
     int sockets[MIGRATE_STREAMS_LIMIT + MIGRATE_SOCKETS_BESIDE_DATA];
     unsigned socket_count;
+    char tls_peer[80];  // the certificate that it must have (tls_subject_is()); "" = any
     char tls_name[256]; // whose certificate the target must have; "" = any of the CA
     bool has_id;        // the caller knows the move by this id; otherwise one is made
     uint8_t id[MIGRATE_ID_SIZE];

@@ -62,6 +62,8 @@ static int secure(struct migration_source *s, struct channel *channel, uint64_t 
     const char *name = s->params.tls_name[0] ? s->params.tls_name : NULL;
     channel_set_deadline(channel, limit_ns);
     int rc = channel_secure(channel, s->params.tls, false, name, err);
+    if (rc == 0 && s->params.tls_peer[0])
+        rc = channel_check_peer(channel, s->params.tls_peer, err);
     channel_set_deadline(channel, 0);
     channel_set_limit(channel, limit_ns);
     return rc < 0 ? error_prefix(err, "connecting to '%s'", s->params.target.text) : 0;

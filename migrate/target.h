@@ -31,6 +31,7 @@ struct migration_target_params {
     char token[MIGRATE_TOKEN_SIZE];    // what the source must show; "" = nothing
     bool own_port;                     // data connections at a port of this attempt's own
     const struct tls_credentials *tls; // NULL: plain TCP. They outlive the target
+    const char *tls_peer; // the certificate that a source must have (tls_subject_is()); NULL: any
 };
 
 struct migration_target_listener {

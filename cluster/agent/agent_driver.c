@@ -169,6 +169,13 @@ static void listen(struct agent_driver *driver, struct agent_slot *slot)
         log_warning("machine %s: %s", slot->uuid, err.message);
 }
 
+// What a host has said of its certificate; "": nothing (an older version, or there are none).
+static const char *certificate_of(const struct agent_driver *driver, const char *name)
+{
+    const struct host_entry *host = record_view_host(&driver->view, name);
+    return host && host->host.mod ? host->host.value.host.certificate : "";
+}
+
 static void receive(struct agent_driver *driver, struct agent_slot *slot,
                     const struct owner_record *owner, const struct agent_self *self)
 {
@@ -180,7 +187,8 @@ static void receive(struct agent_driver *driver, struct agent_slot *slot,
                                       .deadline_ns = self->deadline,
                                       .unbounded = owner->unbounded};
     failure_point("agent-receives");
-    if (local_receive(&driver->local, &start, owner->migration.id, &err))
+    if (local_receive(&driver->local, &start, owner->migration.id,
+                      certificate_of(driver, owner->host), &err))
         log_warning("machine %s: %s", slot->uuid, err.message);
     failure_point("agent-received");
 }
@@ -194,7 +202,8 @@ static void move_out(struct agent_driver *driver, struct agent_slot *slot,
     listen(driver, slot);
     // Told, whatever it answers: if it refuses it isn't moving, and the migration is called off.
     snprintf(slot->moving_id, sizeof(slot->moving_id), "%s", owner->migration.id);
-    if (local_migrate(&driver->local, slot->uuid, owner->epoch, &owner->migration, &err))
+    if (local_migrate(&driver->local, slot->uuid, owner->epoch, &owner->migration,
+                      certificate_of(driver, owner->migration.target), &err))
         log_warning("machine %s: it doesn't move: %s", slot->uuid, err.message);
     failure_point("agent-moved-out");
 }
@@ -422,6 +431,7 @@ static bool same_about(const struct host_record *a, const struct host_record *b)
 {
     return strcmp(a->address, b->address) == 0 && strcmp(a->version, b->version) == 0 &&
            a->cpus == b->cpus && a->memory == b->memory && a->client == b->client &&
+           strcmp(a->certificate, b->certificate) == 0 &&
            strcmp(a->facts ? a->facts : "", b->facts ? b->facts : "") == 0;
 }
 

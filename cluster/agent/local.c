@@ -418,7 +418,7 @@ int local_spawn(struct local_machines *machines, const struct local_start *start
 }
 
 int local_receive(struct local_machines *machines, const struct local_start *start, const char *id,
-                  struct error *err)
+                  const char *peer, struct error *err)
 {
     const char *uuid = start->uuid;
     char lease[PATH_MAX + 300];
@@ -435,6 +435,10 @@ int local_receive(struct local_machines *machines, const struct local_start *sta
                          (char *)"--tls-ca",   (char *)machines->ca};
     for (int i = 0; machines->ca && i < 6; i++)
         argv[12 + i] = tls[i];
+    if (machines->ca && peer[0]) {
+        argv[18] = (char *)"--tls-peer";
+        argv[19] = (char *)peer;
+    }
     return r ? r : run_ferry(machines, spawn, argv, -1, err);
 }
 
@@ -461,7 +465,7 @@ static int open_credentials(const struct local_machines *machines, int *fds, uns
 }
 
 int local_migrate(struct local_machines *machines, const char *uuid, uint64_t epoch,
-                  const struct migration_record *migration, struct error *err)
+                  const struct migration_record *migration, const char *peer, struct error *err)
 {
     char path[PATH_MAX];
     int fds[3 + MOVE_SOCKETS_LIMIT];
@@ -475,6 +479,8 @@ int local_migrate(struct local_machines *machines, const char *uuid, uint64_t ep
         json_object_set_new(params, "tls",
                             json_pack("{s:{s:i}, s:{s:i}, s:{s:i}}", "certificate", "fd", 0, "key",
                                       "fd", 1, "ca", "fd", 2));
+    if (!r && machines->ca && peer[0])
+        json_object_set_new(json_object_get(params, "tls"), "peer", json_string(peer));
     if (!r)
         r = runtime_dir_path(&machines->dir, uuid, "control.sock", path);
     if (!r)

@@ -55,12 +55,13 @@ struct local_start {
 int local_spawn(struct local_machines *machines, const struct local_start *start,
                 struct error *err);
 // Begins to wait for a machine that comes by migration `id`; it will be found as LOCAL_INCOMING. It
-// brings its name and description.
+// brings its name and description. Both sides of a move want the other's certificate to be that of
+// the host that the record names: `peer` is what its host record says of it; "": any will do.
 int local_receive(struct local_machines *machines, const struct local_start *start, const char *id,
-                  struct error *err);
+                  const char *peer, struct error *err);
 // Tells a machine to migrate.
 int local_migrate(struct local_machines *machines, const char *uuid, uint64_t epoch,
-                  const struct migration_record *migration, struct error *err);
+                  const struct migration_record *migration, const char *peer, struct error *err);
 // Tells it to give that up; it refuses where it can't any more.
 int local_cancel(struct local_machines *machines, const char *uuid, struct error *err);
 // How the last migration of a machine here goes: its phase, and why it failed;

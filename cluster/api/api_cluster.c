@@ -318,6 +318,24 @@ int api_cluster_undrain(struct api_call *call)
 
 // ---- removing a host ----
 
+// A certificate that the cluster hasn't made carries no id that could be refused. One that another
+// host has as well stays good.
+static void refuse_certificate(struct api_call *call, const struct host_entry *host,
+                               struct change *change)
+{
+    static const char digest[] = "sha256:";
+    const char *certificate = host->host.value.host.certificate;
+    if (!host->host.mod || strncmp(certificate, digest, sizeof(digest) - 1) != 0)
+        return;
+    for (size_t i = 0; i < call->view.host_count; i++)
+        if (&call->view.hosts[i] != host && call->view.hosts[i].host.mod &&
+            strcmp(call->view.hosts[i].host.value.host.certificate, certificate) == 0)
+            return;
+    struct refused_record *refused =
+        &change_put(change, RECORD_REFUSED, certificate + sizeof(digest) - 1)->refused;
+    snprintf(refused->host, sizeof(refused->host), "%s", host->name);
+}
+
 // Only a dead one, which no record names any more: none can come to name it, since whoever would
 // write that compares that it isn't fenced.
 static int fill_removal(struct api_call *call, struct change *change)
@@ -351,6 +369,7 @@ static int fill_removal(struct api_call *call, struct change *change)
     change_remove(change, RECORD_LIFE, name);
     change_remove(change, RECORD_RENEWAL, name);
     change_remove(change, RECORD_HOST, name);
+    refuse_certificate(call, host, change);
     return 0;
 }
 

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/local_socket.h"
 #include "base/log.h"
+#include "base/tls.h"
 #include "cluster/agent/agent_driver.h"
 #include "cluster/api/api.h"
 #include "cluster/api/metrics.h"
@@ -161,9 +162,27 @@ static struct exchange exchange_of(const struct host_daemon *daemon)
     };
 }
 
+// By which one other hosts know this one, and refuse it when it was removed. Those that the cluster
+// makes are made again for the same id; others are what they are.
+static void describe_certificate(const struct host_daemon_options *o, char *text, size_t size)
+{
+    struct tls_subject own;
+    struct error err = {0};
+    text[0] = 0;
+    if (!o->certificate)
+        return;
+    if (tls_file_subject(tls_source(o->certificate), &own, &err))
+        log_warning("this host's certificate: %s", err.message);
+    else if (!o->own_tls)
+        snprintf(text, size, "sha256:%s", own.digest);
+    else if (own.id[0])
+        snprintf(text, size, "id:%s", own.id);
+}
+
 static void describe_host(struct host_daemon *daemon, struct host_record *about)
 {
     const struct host_daemon_options *o = &daemon->options;
+    describe_certificate(o, about->certificate, sizeof(about->certificate));
     snprintf(about->address, sizeof(about->address), "%s", o->address);
     snprintf(about->version, sizeof(about->version), "%s", FERRY_VERSION);
     about->cpus = o->cpus ? o->cpus : (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);

@@ -30,6 +30,7 @@ struct host_daemon_options {
     uint64_t stop_timeout_ns;
     uint64_t election_max_ns;
     const char *certificate, *key, *ca;
+    bool own_tls; // the cluster makes them: one of a host is known by the id in it
     // Why a certificate isn't good any more (member_certificate_fault()).
     const char *(*fault)(void *context, const struct tls_subject *subject);
     // As this host, to another's address for clients (member_dial_stream()).

@@ -91,6 +91,14 @@ static bool is_listed(const struct id_list *list, uint64_t id)
     return false;
 }
 
+static const char *foreign_fault(const struct client_host *host, const struct tls_subject *subject)
+{
+    for (size_t i = 0; i < host->lists.refused_count; i++)
+        if (strcmp(host->lists.refused[i], subject->digest) == 0)
+            return "its host was removed from the cluster";
+    return NULL; // its dates are its maker's to say
+}
+
 const char *client_host_certificate_fault_later(struct client_host *host,
                                                 const struct tls_subject *subject)
 {
@@ -99,7 +107,7 @@ const char *client_host_certificate_fault_later(struct client_host *host,
     if (subject->client && subject->ends >= 0 && now > (uint64_t)subject->ends)
         return "it has expired";
     if (!host->options->own_tls)
-        return NULL; // whoever makes them says so by their dates
+        return foreign_fault(host, subject);
     if (!subject_id(subject, &id))
         return "it wasn't made by this version of ferry, or for something else";
     if (subject->client)

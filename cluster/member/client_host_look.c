@@ -19,6 +19,7 @@ void client_host_lists_free(struct client_host_lists *lists)
 {
     free(lists->gone.ids);
     free(lists->revoked.ids);
+    free(lists->refused);
     *lists = (struct client_host_lists){.sum = 0};
 }
 
@@ -73,6 +74,18 @@ static bool take_ids(struct byte_reader *r, struct id_list *list)
     return list->ids != NULL;
 }
 
+static bool take_digests(struct byte_reader *r, struct client_host_lists *lists)
+{
+    uint32_t count = byte_reader_u32(r);
+    if (r->failed || count > LIST_MAX || count > byte_reader_left(r) / sizeof(uint32_t))
+        return false;
+    lists->refused = calloc(count + 1, sizeof(*lists->refused));
+    for (; lists->refused && lists->refused_count < count; lists->refused_count++)
+        if (!byte_reader_string(r, lists->refused[lists->refused_count], TLS_NAME_SIZE))
+            return false;
+    return lists->refused != NULL;
+}
+
 static bool take_answer(struct client_host_look *look, struct byte_reader *r)
 {
     uint8_t cluster[sizeof(look->file.cluster)];
@@ -94,7 +107,8 @@ static bool take_answer(struct client_host_look *look, struct byte_reader *r)
             return false;
         client_host_file_add(&file, address);
     }
-    if (!file.count || !take_ids(r, &look->lists.gone) || !take_ids(r, &look->lists.revoked))
+    if (!file.count || !take_ids(r, &look->lists.gone) || !take_ids(r, &look->lists.revoked) ||
+        !take_digests(r, &look->lists))
         return false;
     look->lists.sum = sum;
     look->has_lists = true;

@@ -17,6 +17,8 @@ struct id_list {
 struct client_host_lists {
     uint32_t sum; // of the answer that they came with; 0: none came yet
     struct id_list gone, revoked;
+    char (*refused)[TLS_NAME_SIZE]; // digests of certificates that the cluster hasn't made
+    size_t refused_count;
 };
 
 struct client_host_look {

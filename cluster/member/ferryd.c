@@ -492,6 +492,7 @@ static int create_host(struct daemon *daemon, struct member_options *options, st
     o->certificate = options->tls_certificate;
     o->key = options->tls_key;
     o->ca = options->tls_ca;
+    o->own_tls = options->own_tls;
     o->fault = certificate_fault;
     o->dial = dial_stream;
     o->context = daemon;

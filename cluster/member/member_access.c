@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "cluster/member/certificates.h"
 #include "cluster/member/member_internal.h"
+#include "cluster/records/records.h"
 
 enum { REVOKED_AT_ONCE = 64, EXPIRED_AT_ONCE = 16, HEX = 16 };
 
@@ -89,21 +90,34 @@ static const char *client_fault(struct member *member, const struct tls_subject 
     return find_client(member, id, &record) && record.revoked ? "it was taken back" : NULL;
 }
 
+// What another CA has made is known by its digest alone (RECORD_REFUSED).
+static const char *foreign_fault(struct member *member, const struct tls_subject *subject)
+{
+    const struct record_key key = record_key_of(RECORD_REFUSED, subject->digest);
+    char text[RECORD_KEY_SIZE];
+    record_key_format(&key, text);
+    return mvcc_newest(mvcc_find(&member->machine->mvcc, store_string(text)))
+               ? "its host was removed from the cluster"
+               : NULL; // its dates are its maker's to say
+}
+
 const char *member_certificate_fault(struct member *member, const struct tls_subject *subject)
 {
     uint64_t now = clock_realtime_ns() / NSEC_PER_SEC;
     if (subject->ends >= 0 && now > (uint64_t)subject->ends)
         return "it has expired";
     if (!member->options.own_tls)
-        return NULL; // whoever makes them says so by their dates
+        return foreign_fault(member, subject);
     return subject->client ? client_fault(member, subject) : host_fault(member, subject);
 }
 
 const char *member_certificate_fault_later(struct member *member, const struct tls_subject *subject)
 {
     // A host has a new one by then, for its next connection.
+    if (!subject->client && !member->options.own_tls)
+        return foreign_fault(member, subject);
     if (!subject->client)
-        return member->options.own_tls ? host_fault(member, subject) : NULL;
+        return host_fault(member, subject);
     return member_certificate_fault(member, subject);
 }
 

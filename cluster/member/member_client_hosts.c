@@ -76,7 +76,7 @@ static bool may_write(const struct tls_subject *who, const struct store_op *op)
     if (op->kind == STORE_DELETE && op->span != STORE_ONE)
         return false;
     if (record_key_parse(op->key, &key) || key.kind == RECORD_SETTINGS ||
-        key.kind == RECORD_MANAGER)
+        key.kind == RECORD_MANAGER || key.kind == RECORD_REFUSED)
         return false;
     for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
         if (key.kind == own[i])
@@ -178,6 +178,25 @@ static void put_revoked(struct member *member, struct byte_writer *w)
     byte_writer_patch_u32(w, at, count);
 }
 
+static void put_refused(struct member *member, struct byte_writer *w)
+{
+    const struct store_bytes prefix = store_string(record_kind_prefix(RECORD_REFUSED));
+    struct mvcc_key *at_key = first_of(member, prefix.data, prefix.length);
+    size_t at = w->length;
+    uint32_t count = 0;
+    byte_writer_u32(w, 0);
+    for (; at_key; at_key = mvcc_following(at_key)) {
+        struct record_key key;
+        if (record_key_parse(at_key->key, &key) || key.kind != RECORD_REFUSED)
+            break;
+        if (!mvcc_newest(at_key))
+            continue;
+        byte_writer_string(w, key.name);
+        count++;
+    }
+    byte_writer_patch_u32(w, at, count);
+}
+
 enum store_status member_request_access(struct member *member, struct client *client,
                                         uint64_t request, struct byte_reader *body)
 {
@@ -194,6 +213,7 @@ enum store_status member_request_access(struct member *member, struct client *cl
     put_members(member, &lists);
     put_gone(member, &lists);
     put_revoked(member, &lists);
+    put_refused(member, &lists);
     uint32_t sum = crc32c(0, lists.data, lists.length);
     byte_writer_reset(w);
     store_answer_status(w, STORE_OK, member->machine->mvcc.revision, 0);

@@ -360,6 +360,10 @@ static bool take_hello(struct inbound *inbound, const uint8_t *payload, size_t l
                                "its certificate is another host's than the one that it says it is");
         return false;
     }
+    struct tls_subject subject;
+    const char *fault = connection_subject(inbound->connection, &subject)
+                            ? member_certificate_fault(member, &subject)
+                            : NULL;
     uint8_t why = 0;
     if (memcmp(hello.cluster, member->identity.cluster, sizeof(hello.cluster)) != 0)
         why = REFUSED_CLUSTER;
@@ -369,6 +373,12 @@ static bool take_hello(struct inbound *inbound, const uint8_t *payload, size_t l
         why = REFUSED_GONE;
     else if (hello.newest_command < member->machine->version)
         why = REFUSED_VERSION;
+    else if (fault && !member->options.own_tls) {
+        // Under whatever id it comes.
+        member_log_turned_away(member, inbound->connection, "a caller at the port for members",
+                               fault);
+        return false;
+    }
     if (why) {
         refuse(inbound, why);
         return true; // it closes when it has read that
@@ -478,7 +488,14 @@ void member_peers_end_gone(struct member *member)
     struct inbound *inbound, *next;
     LIST_FOREACH_SAFE(inbound, &member->inbound, link, next)
     {
-        if (!inbound->id || !member_is_gone(member, inbound->id))
+        struct tls_subject subject;
+        const char *fault =
+            !member->options.own_tls && connection_subject(inbound->connection, &subject)
+                ? member_certificate_fault_later(member, &subject)
+                : NULL;
+        if (fault && !member_is_gone(member, inbound->id))
+            inbound_end(inbound, fault);
+        else if (!inbound->id || !member_is_gone(member, inbound->id))
             inbound->gone_since = 0;
         else if (!inbound->gone_since)
             inbound->gone_since = member->ticks + 1;

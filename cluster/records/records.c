@@ -15,7 +15,7 @@ static const char *const kind_prefixes[RECORD_KINDS] = {
     [RECORD_RENEWAL] = "ferry/renewals/", [RECORD_MACHINE] = "ferry/machines/",
     [RECORD_OWNER] = "ferry/owners/",     [RECORD_STATE] = "ferry/states/",
     [RECORD_NAME] = "ferry/names/",       [RECORD_TOMBSTONE] = "ferry/tombstones/",
-    [RECORD_REQUEST] = "ferry/requests/",
+    [RECORD_REQUEST] = "ferry/requests/", [RECORD_REFUSED] = "ferry/refused/",
 };
 
 static const char *const owner_stages[] = {"none", "assigned", "started", NULL};
@@ -149,6 +149,7 @@ static const struct field host_fields[] = {
     FIELD("memory", host_record, memory, FIELD_NUMBER, false),
     FIELD("draining", host_record, draining, FIELD_BOOL, true),
     FIELD("client", host_record, client, FIELD_BOOL, true),
+    FIELD("certificate", host_record, certificate, FIELD_TEXT, true),
     {0},
 };
 
@@ -229,6 +230,11 @@ static const struct field tombstone_fields[] = {
     {0},
 };
 
+static const struct field refused_fields[] = {
+    FIELD("host", refused_record, host, FIELD_TEXT, false),
+    {0},
+};
+
 static const struct field left_fields[] = {
     FIELD("host", left_host, host, FIELD_TEXT, false),
     FIELD("incarnation", left_host, incarnation, FIELD_NUMBER, false),
@@ -241,7 +247,7 @@ static const struct field *const kind_fields[RECORD_KINDS] = {
     [RECORD_RENEWAL] = renewal_fields,   [RECORD_MACHINE] = machine_fields,
     [RECORD_OWNER] = owner_fields,       [RECORD_STATE] = state_fields,
     [RECORD_NAME] = uuid_fields,         [RECORD_TOMBSTONE] = tombstone_fields,
-    [RECORD_REQUEST] = uuid_fields,
+    [RECORD_REQUEST] = uuid_fields,      [RECORD_REFUSED] = refused_fields,
 };
 
 // An enum of one of the lists above; all have the size of an int.

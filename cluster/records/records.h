@@ -35,6 +35,7 @@ enum record_kind {
     RECORD_NAME,      // by machine name: its UUID
     RECORD_TOMBSTONE, // by UUID: it is to go
     RECORD_REQUEST,   // by a client's request id: the UUID that came of it
+    RECORD_REFUSED,   // by the digest of a certificate: it was that of a host that was removed
     RECORD_KINDS
 };
 
@@ -73,6 +74,8 @@ struct host_record {
     uint64_t memory; // bytes that machines may have
     bool draining;
     bool client; // a client host: the store isn't to be found there
+    // Its certificate, as tls_subject_is() has it; "": there are none, or it is an older version.
+    char certificate[80];
     char *facts; // what else placement looks at: a JSON object; owned, may be NULL
 };
 
@@ -177,6 +180,10 @@ struct state_record {
     uint32_t restarts;
 };
 
+struct refused_record {
+    char host[RECORD_NAME_SIZE];
+};
+
 struct uuid_record { // RECORD_NAME, RECORD_REQUEST
     char uuid[UUID_TEXT_SIZE];
 };
@@ -200,6 +207,7 @@ union record_value {
     struct state_record state;
     struct uuid_record uuid;
     struct tombstone_record tombstone;
+    struct refused_record refused;
 };
 
 struct record {

@@ -45,6 +45,20 @@ says "a target with the certificate of another host is refused" 1 "*another host
 check "one with the right one isn't" go a --tls-name hostb.example
 check "and has the machine" holds_at b
 
+# ---- just that one ----
+digest() { # CERTIFICATE
+    echo "sha256:$(openssl x509 -in "$work/$1.pem" -outform DER | sha256sum | cut -d' ' -f1)"
+}
+receive_tls a --tls-peer "$(digest hosta)"
+says "a source with another certificate than the one that is expected is told so" 1 "*not the one that is expected*" go b
+kill "$receiver"
+receive_tls a --tls-peer "$(digest hostb)"
+check "one with that one is let in" go b --streams 2
+receive_tls b
+check "and back" go a
+says "what is expected is a digest" 2 "*sha256:DIGEST*" at a ferry receive --listen tls://127.0.0.1:0 --tls-peer hostb \
+    --tls-cert "$work/hosta.pem" --tls-key "$work/hosta.key" --tls-ca "$work/ca.pem"
+
 # ---- others ----
 receive_tls a
 as=stranger

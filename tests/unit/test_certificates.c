@@ -58,6 +58,16 @@ START_TEST(subjects_are_read_back)
         ck_assert_int_eq(subject.client, client);
         ck_assert_str_eq(subject.name, "h1");
         ck_assert_str_eq(subject.id, "0123456789abcdef");
+        char digest[80];
+        snprintf(digest, sizeof(digest), "sha256:%s", subject.digest);
+        ck_assert(tls_subject_is(&subject, "id:0123456789abcdef"));
+        ck_assert(tls_subject_is(&subject, digest));
+        digest[70] = digest[70] == '0' ? '1' : '0';
+        ck_assert(!tls_subject_is(&subject, digest));
+        ck_assert(!tls_subject_is(&subject, "id:0123456789abcde"));
+        static const char *const none[] = {"", "id:", "sha256:", "sha256:12", "0123456789abcdef"};
+        for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++)
+            ck_assert(!tls_subject_text_is_valid(none[i]) && !tls_subject_is(&subject, none[i]));
         ck_assert_str_eq(subject.unit, client ? "read-only" : "");
         ck_assert_int_eq(subject.ends - subject.begins, 100 + CERTIFICATE_CLOCKS_OFF);
         free(text);
