@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 
-from hosts import BUILD, LIMIT, HostError, Hosts, Skipped, end_properly, is_stopped, report, send_signal
+from hosts import BUILD, LIMIT, SHORT_LEASE, HostError, Hosts, Skipped, end_properly, is_stopped, report, send_signal
 
 # The point, and on whose host it is.
 AGENT_POINTS = {
@@ -50,6 +50,7 @@ MACHINE_POINTS = {
                 "target-loaded", "target-before-start", "target-locked", "target-after-start", "target-started"),
 }
 ACTIONS = ("kill", "stop", "stop-long", "cut")
+LONG_LEASE = "--lease 8s --deadline 7s --stop 300ms --renew 500ms"  # a ferryd is killed and started meanwhile
 SIDE_BY_SIDE = 3  # machines of one cluster that break themselves
 
 # Stands in for the program that ferryd starts, beside a copy of it: UUID.run and UUID.receive say where the next such
@@ -76,14 +77,14 @@ def wait_for(condition, what, limit=LIMIT):
 class Lane:
     """A cluster, and the cases that it does one after another."""
 
-    def __init__(self):
+    def __init__(self, lease=SHORT_LEASE):
         self.folder = tempfile.mkdtemp(prefix="ferry-points.")
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)  # also when it is told to end
         shutil.copy(f"{BUILD}/ferryd", self.folder)
         with open(f"{self.folder}/ferry", "w", encoding="ascii") as file:
             file.write(WRAPPER.format(folder=self.folder, ferry=f"{BUILD}/ferry"))
         os.chmod(f"{self.folder}/ferry", 0o755)
-        self.hosts = Hosts(3, options="--host-memory 4G --host-cpus 32",
+        self.hosts = Hosts(3, lease=lease, options="--host-memory 4G --host-cpus 32",
                            environment={"FERRYD": f"{self.folder}/ferryd", "failure_points": "yes"})
         self.made, self.unreached, self.lock = 0, 0, threading.Lock()
 
@@ -156,6 +157,10 @@ def stage_of(machine):
     return (machine.get("migration") or {}).get("stage")
 
 
+def is_asked_twice(point):
+    return point.startswith("arbiter") and "aborted" in point
+
+
 class Move:
     """One that is asked for, and its ferryds."""
 
@@ -183,7 +188,7 @@ class Move:
 
     def provoke(self):
         """The move, and what leads it to the point."""
-        if self.point.startswith("arbiter") and "aborted" in self.point:
+        if is_asked_twice(self.point):
             self.make_the_machine_ask_to_abort()
             return
         aborts = "aborted" in self.point
@@ -307,10 +312,11 @@ def core_cases():
 
 class Cases:
     def __init__(self, cases):
-        self.lock, self.agents, self.machines = threading.Lock(), [], []
+        self.lock, self.agents, self.long, self.machines = threading.Lock(), [], [], []
         self.failed, self.done, self.unreached, self.skipped = [], 0, 0, ""
         for case in cases:
-            (self.agents if case[0] is agent_case else self.machines).append(case)
+            agents = self.long if is_asked_twice(case[1][0]) else self.agents
+            (agents if case[0] is agent_case else self.machines).append(case)
 
     def take(self, whose):
         with self.lock:
@@ -329,9 +335,9 @@ class Cases:
                 if not fine:
                     self.failed.append(title)
 
-    def lead(self, whose, side_by_side):
+    def lead(self, whose, side_by_side, lease=SHORT_LEASE):
         try:
-            lane = Lane() if whose else None
+            lane = Lane(lease) if whose else None
         except Skipped as why:
             self.skipped = str(why)
             return
@@ -357,7 +363,7 @@ def main():
     wanted = all_cases() if arguments.all or arguments.only else core_cases()
     cases = Cases([case for case in wanted if all(word in case[1] for word in arguments.only.split())])
     begun = time.monotonic()
-    leads = [(cases.agents, 1)] * arguments.clusters + [(cases.machines, SIDE_BY_SIDE)]
+    leads = [(cases.agents, 1)] * arguments.clusters + [(cases.long, 1, LONG_LEASE), (cases.machines, SIDE_BY_SIDE)]
     threads = [threading.Thread(target=cases.lead, args=lead, daemon=True) for lead in leads]
     for thread in threads:
         thread.start()
