@@ -9,8 +9,7 @@
 
 enum { BACKOFF_DOUBLINGS = 7 };
 #define BACKOFF_FIRST (NSEC_PER_SEC / 2)
-#define STABLE_AFTER  (600 * NSEC_PER_SEC)  // a run this long forgets earlier failures
-#define START_MARGIN  (200 * NSEC_PER_MSEC) // of deadline left, or a start waits for a renewal
+#define STABLE_AFTER  (600 * NSEC_PER_SEC) // a run this long forgets earlier failures
 
 // Everything the steps below look at.
 struct step {
@@ -23,6 +22,15 @@ struct step {
     uint64_t now;
     struct change *change;
 };
+
+// A process has to come up, and hears of no later deadline before it listens: half of what a
+// renewal gives must be left. A renewal that comes brings that; only a store that takes longer than
+// that to answer one keeps starts waiting, and no process would live long with it.
+static bool is_time_to_start(const struct step *s)
+{
+    uint64_t wanted = s->view->settings.value.settings.deadline_ns / 2;
+    return s->now >= s->machine->not_before && s->self->deadline >= s->now + wanted;
+}
 
 static bool is_mine(const struct agent_self *self, const struct owner_record *owner)
 {
@@ -96,7 +104,7 @@ static enum agent_action commit(struct step *s)
 // A new epoch for one start; `continues` is the process whose memory goes on, or 0.
 static enum agent_action commit_start(struct step *s, uint64_t continues)
 {
-    if (s->now < s->machine->not_before || s->self->deadline < s->now + START_MARGIN)
+    if (!is_time_to_start(s))
         return AGENT_WAIT;
     struct owner_record *owner = change_owner(s);
     owner->stage = OWNER_STARTED;
@@ -247,7 +255,7 @@ static void count_failure(struct step *s)
 static enum agent_action step_ended(struct step *s)
 {
     if (s->machine->to_start == s->owner->epoch && !s->machine->to_continue)
-        return AGENT_SPAWN;
+        return is_time_to_start(s) ? AGENT_SPAWN : AGENT_WAIT;
     if (s->owner->migration.stage == MIGRATION_DONE && s->local->end == END_NOT_STARTED &&
         s->local->epoch == s->owner->epoch)
         return return_to_source(s);

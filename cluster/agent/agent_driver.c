@@ -334,9 +334,10 @@ static void look_at_move(struct agent_driver *driver, struct agent_slot *slot)
         log_warning("machine %s: its move has failed: %s", slot->uuid, reason);
 }
 
-static void step_machine(struct agent_driver *driver, struct agent_slot *slot,
-                         const struct agent_self *self)
+static void step_machine(struct agent_driver *driver, struct agent_slot *slot)
 {
+    struct agent_self self;
+    char trouble[RECORD_TEXT_SIZE];
     struct change change;
     enum agent_action action = AGENT_COMMIT;
     const struct machine_entry *entry = NULL;
@@ -345,13 +346,15 @@ static void step_machine(struct agent_driver *driver, struct agent_slot *slot,
     if (slot->look.view.process == LOCAL_LIVE && slot->look.view.ran)
         slot->look.reason[0] = 0;
     for (int i = 0; i < STEPS_IN_A_ROW && action == AGENT_COMMIT; i++) {
+        // Each time: what came before may have taken long, and a start has the latest deadline.
+        host_lease_self(driver->lease, &self, trouble);
         entry = record_view_machine(&driver->view, slot->uuid);
-        action = agent_machine_step(self, &driver->view, entry, &slot->look.view, &slot->machine,
+        action = agent_machine_step(&self, &driver->view, entry, &slot->look.view, &slot->machine,
                                     clock_boottime_ns(), &change);
         if (action == AGENT_COMMIT && !commit(driver, slot, &change))
             return;
     }
-    act(driver, slot, entry, self, action);
+    act(driver, slot, entry, &self, action);
     // A move that is over is forgotten when the record says so too.
     if (entry && slot->moving_id[0] &&
         (strcmp(entry->owner.value.owner.migration.id, slot->moving_id) != 0 ||
@@ -361,7 +364,7 @@ static void step_machine(struct agent_driver *driver, struct agent_slot *slot,
     if (entry && entry->owner.mod && !entry->tombstone.mod &&
         entry->owner.value.owner.stage != OWNER_NONE &&
         strcmp(entry->owner.value.owner.host, driver->host) == 0 &&
-        entry->owner.value.owner.incarnation == self->incarnation && !self->over)
+        entry->owner.value.owner.incarnation == self.incarnation && !self.over)
         tell_state(driver, entry, slot);
 }
 
@@ -500,7 +503,8 @@ static void look_round(struct agent_driver *driver)
     local_list(&driver->local, see_local, driver, &err);
     for (struct agent_slot *slot = driver->slots; slot; slot = slot->next)
         if (slot->seen && !atomic_load(&driver->stop))
-            step_machine(driver, slot, &self);
+            step_machine(driver, slot);
+    host_lease_self(driver->lease, &self, trouble);
     publish_targets(driver, &self);
     forget_unseen(driver);
 }
