@@ -31,16 +31,17 @@ static void say_queued(struct waits *waits, const struct machine_entry *entry,
 {
     const char *to = entry->machine.value.machine.move_to;
     struct placement_verdict verdict;
-    char reason[RECORD_TEXT_SIZE], turn[64] = "";
+    char reason[RECORD_TEXT_SIZE], turn[48] = "";
     size_t place = moves_place(&waits->moves, waits->view, entry);
     if (waits->moves.waiting_count > 1 && place)
-        snprintf(turn, sizeof(turn), " (%zu of %zu that wait)", place, waits->moves.waiting_count);
+        snprintf(turn, sizeof(turn), " (%u of %u that wait)", (unsigned)place,
+                 (unsigned)waits->moves.waiting_count);
     if (!moves_may_begin(&waits->moves, waits->view, entry->owner.value.owner.host, to, reason))
-        snprintf(text, RECORD_TEXT_SIZE, "to move to '%s'%s: %.110s", to, turn, reason);
+        snprintf(text, RECORD_TEXT_SIZE, "to move to '%s'%s: %.90s", to, turn, reason);
     else if (have_placement(waits) &&
              placement_explain_host(waits->placement, entry->uuid, to, &verdict) == 0 &&
              verdict.reason != PLACEMENT_FITS)
-        snprintf(text, RECORD_TEXT_SIZE, "to move to '%s'%s, where it can't go now: %.90s", to,
+        snprintf(text, RECORD_TEXT_SIZE, "to move to '%s'%s, where it can't go now: %.70s", to,
                  turn, verdict.text);
     else
         snprintf(text, RECORD_TEXT_SIZE, "to move to '%s'%s", to, turn);
