@@ -1,13 +1,14 @@
 # Programs for tests with real members; the tests themselves are tests/cluster/test_*.sh.
 
 CLUSTER_TEST_PROGRAMS := $(B)/tests/cluster/history $(B)/tests/cluster/faulty_disk $(B)/tests/cluster/witness_check \
-    $(B)/tests/cluster/proxy
+    $(B)/tests/cluster/proxy $(B)/tests/cluster/old_ca
 
 $(B)/tests/cluster/history: $(B)/obj/tests/cluster/history.o $(B)/obj/tests/sim/linearize.o \
     $(B)/obj/tests/sim/events.o
 $(B)/tests/cluster/faulty_disk: $(B)/obj/tests/cluster/faulty_disk.o
 $(B)/tests/cluster/witness_check: $(B)/obj/tests/cluster/witness_check.o
 $(B)/tests/cluster/proxy: $(B)/obj/tests/cluster/proxy.o
+$(B)/tests/cluster/old_ca: $(B)/obj/tests/cluster/old_ca.o
 $(CLUSTER_TEST_PROGRAMS): $(B)/libferry.a
 	@mkdir -p $(@D)
 	@echo "LINK $@"
