@@ -6,6 +6,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+
 static atomic_int log_fd = STDERR_FILENO;
 static atomic_int log_limit = LOG_LEVEL_WARNING;
 
@@ -13,6 +15,17 @@ void log_open(int fd, enum log_level level)
 {
     atomic_store(&log_fd, fd);
     atomic_store(&log_limit, level);
+}
+
+bool log_limit_allows(struct log_limit *limit, uint64_t now, bool *last)
+{
+    if (limit->count == 0 || now - limit->minute_start >= 60 * NSEC_PER_SEC)
+        *limit = (struct log_limit){.minute_start = now};
+    *last = limit->count + 1 == LOG_LINES_A_MINUTE;
+    if (limit->count == LOG_LINES_A_MINUTE)
+        return false;
+    limit->count++;
+    return true;
 }
 
 void log_write(enum log_level level, const char *format, ...)

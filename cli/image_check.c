@@ -16,6 +16,9 @@ static int lives_at_cpl3(const struct machine_config *config, int fd, bool *answ
     if (fstat(fd, &st) != 0)
         return error_set_errno(err, errno, "kernel '%s'", config->kernel);
     size_t size = S_ISREG(st.st_mode) ? (size_t)st.st_size : 0, done = 0;
+    int r = boot_image_check_sizes(size, 0, 0, err);
+    if (r < 0)
+        return error_prefix(err, "kernel '%s'", config->kernel);
     uint8_t *bytes = malloc(size ? size : 1);
     if (!bytes)
         return error_set(err, ENOMEM, "kernel '%s': no memory to read it", config->kernel);
@@ -30,7 +33,7 @@ static int lives_at_cpl3(const struct machine_config *config, int fd, bool *answ
     struct boot_images images = {
         .kernel = bytes, .kernel_size = done, .kernel_name = config->kernel, .command_line = ""};
     struct boot_image_info info = {0};
-    int r = boot_image_probe(&images, &info, err);
+    r = boot_image_probe(&images, &info, err);
     *answer = info.lives_at_cpl3;
     free(bytes);
     return r;

@@ -1,12 +1,14 @@
 #include "vmm/machine.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "devices/pvpanic.h"
 #include "vmm/cpu_model.h"
@@ -41,6 +43,13 @@ static void go(struct machine *m)
         if (d->ops->resume)
             d->ops->resume(d);
     vcpus_open_gate(&m->vcpus);
+}
+
+void machine_let_go_on(struct machine *m)
+{
+    if (m->state == MACHINE_RUNNING && !m->frozen && !atomic_load(&m->request) &&
+        !atomic_load(&m->failed_vcpu))
+        vcpus_open_gate(&m->vcpus);
 }
 
 void machine_end(struct machine *m, enum machine_stop_reason reason)
@@ -86,9 +95,9 @@ static int reset_halted(struct machine *m, struct error *err)
 }
 
 // A reset that the guest asked for, or a person.
-static int reset(struct machine *m, struct error *err)
+static int reset(struct machine *m, const char *why, struct error *err)
 {
-    bool was_running = m->state == MACHINE_RUNNING;
+    bool was_running = m->state == MACHINE_RUNNING, last;
     if (was_running)
         machine_halt(m);
     // What other vCPUs asked for or died of on their way to the gate was the former guest's: served
@@ -103,7 +112,8 @@ static int reset(struct machine *m, struct error *err)
         machine_end(m, MACHINE_STOP_FAILED);
         return rc;
     }
-    log_info("machine reset");
+    if (log_limit_allows(&m->resets_told, clock_monotonic_ns(), &last))
+        log_info("machine reset%s%s", why, LOG_LIMIT_NOTE(last));
     machine_emit(m, MACHINE_EVENT_RESET);
     if (was_running)
         go(m);
@@ -116,8 +126,9 @@ static void serve_failure(struct machine *m, struct vcpu *v)
 {
     if (v->failure == VCPU_TRIPLE_FAULT && m->config.on_triple_fault == ON_TRIPLE_FAULT_RESET) {
         struct error err = {0};
-        log_warning("triple fault on vCPU %u: resetting the machine", v->index);
-        reset(m, &err);
+        char why[48];
+        snprintf(why, sizeof(why), " after a triple fault on vCPU %u", v->index);
+        reset(m, why, &err);
         return;
     }
     crash(m, v);
@@ -140,22 +151,28 @@ static void serve_panic(struct machine *m, unsigned events)
 {
     struct error err = {0};
     m->panic = events;
-    log_warning("the guest's kernel says that %s",
-                events & PVPANIC_PANICKED ? "it has panicked" : "it starts its crash kernel");
-    machine_emit(m, MACHINE_EVENT_GUEST_CRASHED);
+    bool last;
+    // The guest may go on and say it again, thousands of times a second: its listeners needn't hear
+    // each of them either.
+    if (log_limit_allows(&m->panics_told, clock_monotonic_ns(), &last)) {
+        log_warning("the guest's kernel says that %s%s",
+                    events & PVPANIC_PANICKED ? "it has panicked" : "it starts its crash kernel",
+                    LOG_LIMIT_NOTE(last));
+        machine_emit(m, MACHINE_EVENT_GUEST_CRASHED);
+    }
     bool panicked = events & PVPANIC_PANICKED;
     if (panicked && m->config.on_panic == ON_PANIC_CRASH) {
         struct vcpu *v = find_panicked(m);
         v->failure = VCPU_PANICKED;
         crash(m, v);
     } else if (panicked && m->config.on_panic == ON_PANIC_RESET) {
-        reset(m, &err);
+        reset(m, " after a panic", &err);
     } else if (panicked && m->config.on_panic == ON_PANIC_PAUSE) {
         machine_halt(m);
         m->state = MACHINE_PAUSED;
         machine_emit(m, MACHINE_EVENT_PAUSED);
     } else {
-        vcpus_open_gate(&m->vcpus);
+        machine_let_go_on(m);
     }
 }
 
@@ -170,7 +187,7 @@ static void serve_request(struct machine *m, enum machine_request request, int v
         if (m->config.on_reboot == ON_REBOOT_EXIT)
             machine_end(m, MACHINE_STOP_REBOOT);
         else
-            reset(m, &err);
+            reset(m, " by the guest", &err);
         break;
     case MACHINE_REQUEST_EXIT:
         m->exit_code = value;
@@ -444,8 +461,8 @@ void machine_destroy(struct machine *m)
         close(m->stats_fd);
     if (m->statm_fd >= 0)
         close(m->statm_fd);
-    // Only now: KVM has threads of its own in this process (Linux 6.12), which a vCPU's thread began
-    // and which are in its control group until nothing holds the VM any more.
+    // Only now: KVM has threads of its own in this process (Linux 6.12), which a vCPU's thread
+    // began and which are in its control group until nothing holds the VM any more.
     cpu_control_destroy(&m->cpu);
     machine_files_close(&m->files);
     machine_config_free(&m->config);
@@ -678,7 +695,7 @@ int machine_reset(struct machine *m, struct error *err)
         if (m->state == MACHINE_STOPPED)
             return refuse(m, "reset", err);
     }
-    return reset(m, err);
+    return reset(m, "", err);
 }
 
 int machine_power_button(struct machine *m, struct error *err)

@@ -23,7 +23,8 @@ static void image_free(struct image *image)
     *image = (struct image){0};
 }
 
-static int image_read(struct image *image, int fd, const char *what, const char *path,
+// Fills in image->size, and nothing else.
+static int image_look(struct image *image, int fd, const char *what, const char *path,
                       struct error *err)
 {
     struct stat st;
@@ -32,6 +33,12 @@ static int image_read(struct image *image, int fd, const char *what, const char 
     if (!S_ISREG(st.st_mode) || st.st_size <= 0)
         return error_set(err, ENOEXEC, "%s '%s': not a file, or empty", what, path);
     image->size = (size_t)st.st_size;
+    return 0;
+}
+
+static int image_read(struct image *image, int fd, const char *what, const char *path,
+                      struct error *err)
+{
     image->bytes =
         mmap(NULL, image->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (image->bytes == MAP_FAILED) {
@@ -129,8 +136,19 @@ static int load(struct machine *m, const struct image *kernel, const struct imag
 int machine_boot(struct machine *m, struct error *err)
 {
     struct image kernel = {0}, initrd = {0};
-    int rc = image_read(&kernel, m->files.kernel_fd, "kernel", m->config.kernel, err);
-    if (rc == 0 && m->files.initrd_fd >= 0)
+    bool has_initrd = m->files.initrd_fd >= 0;
+    int rc = image_look(&kernel, m->files.kernel_fd, "kernel", m->config.kernel, err);
+    if (rc == 0 && has_initrd)
+        rc = image_look(&initrd, m->files.initrd_fd, "initrd", m->config.initrd, err);
+    if (rc == 0) {
+        rc = boot_image_check_sizes(kernel.size, initrd.size, guest_memory_size(&m->ram.memory),
+                                    err);
+        if (rc < 0)
+            error_prefix(err, "kernel '%s'", m->config.kernel);
+    }
+    if (rc == 0)
+        rc = image_read(&kernel, m->files.kernel_fd, "kernel", m->config.kernel, err);
+    if (rc == 0 && has_initrd)
         rc = image_read(&initrd, m->files.initrd_fd, "initrd", m->config.initrd, err);
     if (rc == 0)
         rc = load(m, &kernel, &initrd, err);

@@ -243,14 +243,6 @@ static void remove_device(struct machine *m, struct device *d)
     tell(m, "device-removed", id);
 }
 
-// Not over somebody's request for the machine's end: that one is served next.
-static void let_go_on(struct machine *m)
-{
-    if (m->state == MACHINE_RUNNING && !m->frozen && !atomic_load(&m->request) &&
-        !atomic_load(&m->failed_vcpu))
-        vcpus_open_gate(&m->vcpus);
-}
-
 void machine_hotplug_serve(struct machine *m)
 {
     struct error ignored = {0};
@@ -268,7 +260,7 @@ void machine_hotplug_serve(struct machine *m)
             remove_device(m, d);
     }
     if (closed || (slots && running))
-        let_go_on(m);
+        machine_let_go_on(m);
 }
 
 int machine_remove_device(struct machine *m, const char *id, bool force, bool *gone,
@@ -290,7 +282,7 @@ int machine_remove_device(struct machine *m, const char *id, bool force, bool *g
         vcpus_park(&m->vcpus);
     remove_device(m, d);
     pci_hotplug_insert(m->hotplug, slot); // the guest looks, and finds nothing
-    let_go_on(m);
+    machine_let_go_on(m);
     *gone = true;
     return 0;
 }

@@ -6,6 +6,7 @@
 
 #include "base/io_thread.h"
 #include "base/lease.h"
+#include "base/log.h"
 #include "devices/acpi_pm.h"
 #include "devices/block/block_backend.h"
 #include "devices/bus.h"
@@ -78,8 +79,9 @@ struct machine {
     // threads set it, the main thread takes it.
     _Atomic uint64_t request;
     _Atomic(struct vcpu *) failed_vcpu;
-    atomic_bool eject_waits;     // the guest ejected, which closed the gate
-    atomic_bool balloon_changed; // set by its I/O thread, taken by the main thread
+    atomic_bool eject_waits;                   // the guest ejected, which closed the gate
+    atomic_bool balloon_changed;               // set by its I/O thread, taken by the main thread
+    struct log_limit panics_told, resets_told; // on the main thread
 
     pthread_mutex_t slots_lock; // guards slots
     struct mapped_slot slots[MAPPED_SLOTS];
@@ -104,6 +106,9 @@ struct machine {
 void machine_emit(struct machine *machine, enum machine_event event);
 // vCPUs out of the guest, then I/O threads idle with nothing in flight.
 void machine_halt(struct machine *machine);
+// Opens the gate that a vCPU closed for something that is served by now; not over somebody's
+// request for the machine's end, also one that came meanwhile: that one is served next.
+void machine_let_go_on(struct machine *machine);
 // The other way round, for one that stood.
 void machine_continue(struct machine *machine);
 void machine_end(struct machine *machine, enum machine_stop_reason reason);

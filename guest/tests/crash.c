@@ -93,11 +93,13 @@ static bool crash_exception(void)
 
 enum { PANIC_PORT = 0x505, PANICKED = 1, CRASH_KERNEL = 2 };
 
-// Says that the kernel panicked. What follows is the host's to decide; here it goes on.
+// Says that the kernel panicked, count= times. What follows is the host's to decide; here it goes
+// on.
 static bool crash_panic(void)
 {
     uint8_t known = port_read8(PANIC_PORT);
-    port_write8(PANIC_PORT, PANICKED);
+    for (uint64_t i = option_number("count", 1); i > 0; i--)
+        port_write8(PANIC_PORT, PANICKED);
     console_line("crash mode=panic known=%u survived", known);
     return known == (PANICKED | CRASH_KERNEL);
 }

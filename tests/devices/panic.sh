@@ -16,6 +16,9 @@ check "exit.json says so" jq -e '.reason == "crash" and .exit_status == 4 and (.
     "$FERRY_RUNTIME_DIR/boom/exit.json"
 says "ignored, the guest goes on" 1 "*mode=panic known=3 survived*result=pass*" panic ignore panic --on-panic ignore
 says "a crash kernel is never stopped" 1 "*mode=crash-kernel survived*result=pass*" panic kdump crash-kernel
+says "said over and over, the guest goes on" 1 "*mode=panic known=3 survived*" panic storm "panic count=60" --on-panic ignore
+check "and the log doesn't fill with it" sh -c 'n=$(grep -c "has panicked" "$0"); [ $n -ge 10 ] && [ $n -le 40 ] && grep -q "not said again for a minute" "$0"' \
+    "$FERRY_RUNTIME_DIR/storm/log"
 check "paused, it can be looked at" panic held panic --on-panic pause --detach
 check "it is paused" await state held paused
 check "resumed, it goes on" ferry resume held

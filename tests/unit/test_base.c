@@ -8,11 +8,13 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/failure_point.h"
 #include "base/guest_memory.h"
 #include "base/ids.h"
 #include "base/io_thread.h"
+#include "base/log.h"
 #include "base/state.h"
 #include "base/units.h"
 
@@ -440,6 +442,21 @@ START_TEST(failure_point_of_a_file)
 }
 END_TEST
 
+START_TEST(log_limit_counts_by_the_minute)
+{
+    struct log_limit limit = {0};
+    uint64_t now = 5 * NSEC_PER_SEC;
+    for (unsigned minute = 0; minute < 3; minute++, now += 60 * NSEC_PER_SEC) {
+        bool last = false;
+        for (unsigned i = 0; i < LOG_LINES_A_MINUTE; i++) {
+            ck_assert(!last && log_limit_allows(&limit, now + i, &last));
+        }
+        ck_assert(last);
+        ck_assert(!log_limit_allows(&limit, now + 60 * NSEC_PER_SEC - 1, &last) && !last);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("base");
@@ -458,6 +475,7 @@ int main(void)
     tcase_add_test(tests, io_thread_calls);
     tcase_add_test(tests, error_sentences);
     tcase_add_test(tests, failure_point_of_a_file);
+    tcase_add_test(tests, log_limit_counts_by_the_minute);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_set_tap(runner, "-");

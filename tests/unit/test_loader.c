@@ -536,6 +536,41 @@ START_TEST(overlapping_segments)
 }
 END_TEST
 
+// As many program headers as the format allows, each over the same two million empty notes.
+START_TEST(notes_over_and_over)
+{
+    enum { HEADERS = 65535, NOTES = 24 * MIB };
+    struct test_image image = test_elf(&(struct test_elf_options){.is_64 = true, .pvh = true});
+    size_t table = image.size, notes = table + (size_t)HEADERS * 56, size = notes + NOTES;
+    uint8_t *bytes = calloc(1, size);
+    memcpy(bytes, image.bytes, image.size);
+    memcpy(bytes + table, image.bytes + 64, 2 * 56); // its own: text, then notes
+    bytes_put_u64(bytes + 32, table);
+    bytes_put_u16(bytes + 56, HEADERS);
+    for (unsigned i = 2; i < HEADERS; i++)
+        test_put_program_header(bytes + table + i * 56u, true, PT_NOTE, (uint32_t)notes, 0, 0,
+                                NOTES, NOTES);
+    struct boot_images images = {.kernel = bytes, .kernel_size = size, .kernel_name = "notes"};
+    struct boot_image_info info;
+    struct error err = {0};
+    ck_assert_msg(boot_image_probe(&images, &info, &err) == 0, "%s", err.message);
+    ck_assert_int_eq(info.protocol, BOOT_PVH);
+    free(bytes);
+    free(image.bytes);
+}
+END_TEST
+
+START_TEST(sizes_that_no_guest_can_use)
+{
+    struct error err = {0};
+    ck_assert_int_eq(boot_image_check_sizes(UINT64_C(1) << 30, 64 * MIB, 64 * MIB, &err), 0);
+    ck_assert_int_eq(boot_image_check_sizes((UINT64_C(1) << 30) + 1, 0, UINT64_MAX, &err),
+                     -ENOEXEC);
+    ck_assert_int_eq(boot_image_check_sizes(1, 64 * MIB + 1, 64 * MIB, &err), -ENOMEM);
+    ck_assert_ptr_nonnull(strstr(err.message, "give it more with --memory"));
+}
+END_TEST
+
 START_TEST(map_finds_places)
 {
     struct ram ram;
@@ -580,6 +615,8 @@ int main(void)
     tcase_add_loop_test(tests, truncations, BZIMAGE, FLAT + 1);
     tcase_add_loop_test(tests, bit_flips, BZIMAGE, FLAT + 1);
     tcase_add_test(tests, overlapping_segments);
+    tcase_add_test(tests, notes_over_and_over);
+    tcase_add_test(tests, sizes_that_no_guest_can_use);
     tcase_add_test(tests, map_finds_places);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

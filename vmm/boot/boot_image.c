@@ -2,8 +2,27 @@
 
 #include <string.h>
 
+#include "base/units.h"
 #include "vmm/boot/boot_plan.h"
 #include "vmm/boot/elf_image.h"
+
+#define KERNEL_FILE_LIMIT (UINT64_C(1) << 30)
+
+int boot_image_check_sizes(uint64_t kernel_size, uint64_t initrd_size, uint64_t memory,
+                           struct error *err)
+{
+    char size[32], present[32];
+    if (kernel_size > KERNEL_FILE_LIMIT)
+        return error_set(err, ENOEXEC, "the kernel's file has %s; no kernel has more than 1 GiB",
+                         units_format_size(kernel_size, size, sizeof(size)));
+    if (initrd_size > memory)
+        return error_set(err, ENOMEM,
+                         "no room for the initrd (%s) in the guest's memory of %s; give it more "
+                         "with --memory",
+                         units_format_size(initrd_size, size, sizeof(size)),
+                         units_format_size(memory, present, sizeof(present)));
+    return 0;
+}
 
 // What a file turned out to be, with its parsed headers.
 struct recognised {

@@ -28,6 +28,13 @@ struct boot_images {
     const char *command_line; // "" for none
 };
 
+// Files that no guest could use are refused before they are read: the size that a file claims costs
+// nothing, its bytes cost the host's memory. A kernel may bring symbols that aren't loaded, so its
+// limit is a plain one; an initrd has to fit into `memory` bytes of RAM. 0 or -ENOEXEC, -ENOMEM
+// with a sentence.
+int boot_image_check_sizes(uint64_t kernel_size, uint64_t initrd_size, uint64_t memory,
+                           struct error *err);
+
 enum boot_protocol { BOOT_LINUX, BOOT_PVH, BOOT_MULTIBOOT };
 
 // What can be said of a kernel before there is a machine.

@@ -74,7 +74,7 @@ static void read_notes(struct elf_image *elf, const struct program_header *heade
     const uint8_t *p = elf->bytes + header->offset;
     uint64_t left = header->file_size;
     uint64_t pad = header->align == 8 ? 7 : 3;
-    while (left >= 12) {
+    while (left >= 12 && elf->note_count++ < ELF_NOTES_LIMIT) {
         uint32_t name_length = bytes_get_u32(p), desc_length = bytes_get_u32(p + 4);
         // Padding is counted from the note's start, which is itself aligned.
         uint64_t desc = (12 + (uint64_t)name_length + pad) & ~pad;

@@ -7,7 +7,12 @@
 
 #include "base/error.h"
 
-enum { ELF_SEGMENTS_LIMIT = 64 };
+enum {
+    ELF_SEGMENTS_LIMIT = 64,
+    // Notes that are looked at, of all segments; kernels have a dozen. Thousands of segments may
+    // lie over the same notes of a large file.
+    ELF_NOTES_LIMIT = 4096,
+};
 
 struct elf_segment {
     uint64_t offset, file_size; // in the file; checked to lie in it
@@ -21,6 +26,7 @@ struct elf_image {
     uint64_t entry;                                  // virtual
     struct elf_segment segments[ELF_SEGMENTS_LIMIT]; // to load; memory_size isn't 0
     unsigned segment_count;
+    unsigned note_count;
     bool has_pvh_entry;
     uint32_t pvh_entry; // physical
     bool lives_at_cpl3;
