@@ -198,24 +198,45 @@ static int check(const struct cpu_control *c, const struct cpu_settings *setting
     return rc;
 }
 
+static int put_in_force(struct cpu_control *c, struct cpu_prepared *prepared, struct error *err)
+{
+    if (c->backend != CPU_BACKEND_OWN)
+        return apply(c, err);
+    int rc = set_own(c, prepared->board_fd, err);
+    prepared->board_fd = -1;
+    return rc;
+}
+
+// What was written before a file refused is written back, as far as the host lets us: the machine
+// goes on with what its description says.
+static void take_back(struct cpu_control *c, const struct cpu_settings *former,
+                      enum cpu_backend former_backend)
+{
+    struct error why = {0};
+    bool was_in_force = former_backend == c->backend;
+    c->settings = *former;
+    c->backend = former_backend;
+    if (was_in_force && apply(c, &why) < 0)
+        log_warning("the former CPU settings can't be written back: %s", why.message);
+}
+
 int cpu_control_set(struct cpu_control *c, const struct cpu_settings *settings,
                     struct cpu_prepared *prepared, struct error *err)
 {
+    enum cpu_backend former_backend = c->backend;
     enum cpu_backend backend = c->backend == CPU_BACKEND_NONE ? prepared->backend : c->backend;
     int rc = check(c, settings, backend, err);
     if (rc == 0) {
+        struct cpu_settings former = c->settings;
         c->settings = *settings;
         c->backend = backend;
         if (!c->cgroup) {
             c->cgroup = prepared->cgroup;
             prepared->cgroup = NULL;
         }
-        if (backend == CPU_BACKEND_OWN) {
-            rc = set_own(c, prepared->board_fd, err);
-            prepared->board_fd = -1;
-        } else {
-            rc = apply(c, err);
-        }
+        rc = put_in_force(c, prepared, err);
+        if (rc < 0)
+            take_back(c, &former, former_backend);
     }
     cpu_control_unprepare(prepared);
     return rc;

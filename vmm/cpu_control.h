@@ -43,7 +43,7 @@ void cpu_control_unprepare(struct cpu_prepared *prepared);
 void cpu_control_init(struct cpu_control *control, struct vcpus *vcpus);
 void cpu_control_destroy(struct cpu_control *control); // after the vCPU threads
 // Before the vCPUs' first run or later; takes over what was prepared, also on failure. A backend
-// that is in use stays.
+// that is in use stays. On failure what held before holds again, as far as the host lets it.
 int cpu_control_set(struct cpu_control *control, const struct cpu_settings *settings,
                     struct cpu_prepared *prepared, struct error *err);
 // After the vCPU threads have started: backends that work on threads take hold of them.

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/sched/cpu_cgroup.h"
@@ -261,6 +262,154 @@ START_TEST(groups_of_version_2)
 }
 END_TEST
 
+// ---- groups that can't be had ----
+
+// An empty place, and in it what a test puts there.
+static struct cpu_cgroup_mounts empty_place(void)
+{
+    struct cpu_cgroup_mounts places = {0};
+    strcpy(place, "/tmp/ferry-cgroup.XXXXXX");
+    ck_assert(mkdtemp(place) != NULL);
+    snprintf(places.cpu, sizeof(places.cpu), "%s", place);
+    return places;
+}
+
+// A path in the place: "%d" stands for this process.
+static const char *path_of(const char *form, pid_t pid)
+{
+    static char path[256];
+    int used = snprintf(path, sizeof(path), "%s/", place);
+    snprintf(path + used, sizeof(path) - (size_t)used, form, (int)pid);
+    return path;
+}
+
+// What a write finds in a file of a group: one that isn't there, or one that refuses.
+static const struct {
+    int version;
+    const char *file, *instead; // below "ferry-PID/"
+    int rc;
+    const char *message;
+} broken_files[] = {
+    {1, "vcpu0/cpu.shares", NULL, -ENOENT, "control group of vCPU 0"},
+    {1, "vcpu1/cpu.cfs_quota_us", "/dev/full", -ENOSPC, "control group of vCPU 1"},
+    {1, "vcpu1/tasks", "/dev/full", -ENOSPC, "control group of vCPU 1"},
+    {1, "cpu.shares", "/dev/full", -ENOSPC, "the machine's control group"},
+    {1, "cpu.cfs_period_us", NULL, -ENOENT, "the machine's control group"},
+    {2, "cpu.weight", NULL, -ENOTSUP, "other processes"}, // the controller isn't given to it
+    {2, "cgroup.procs", "/dev/full", -ENOSPC, "preparing the control group"},
+    {2, "vcpu1/cgroup.type", NULL, -ENOENT, "preparing the control group"},
+    {2, "cgroup.subtree_control", "/dev/full", -ENOSPC, "preparing the control group"},
+    {2, "vcpu0/cpu.max", "/dev/full", -ENOSPC, "control group of vCPU 0"},
+    {2, "vcpu0/cgroup.threads", "/dev/full", -ENOSPC, "control group of vCPU 0"},
+    {2, "vcpu1/cpuset.cpus", NULL, -ENOENT, "control group of vCPU 1"},
+    {2, "cpu.max", "/dev/full", -ENOSPC, "the machine's control group"},
+};
+
+START_TEST(groups_whose_files_refuse)
+{
+    struct cpu_cgroup_mounts places = empty_place();
+    struct cpu_settings settings = {0};
+    struct cpu_cgroup *cgroup = NULL;
+    struct error err = {0};
+    char file[128];
+    pid_t tids[2] = {(pid_t)syscall(SYS_gettid), (pid_t)syscall(SYS_gettid)};
+    say(&settings, "cap", "50%");
+    make_group(place);
+    make_group(path_of("ferry-%d", getpid()));
+    make_group(path_of("ferry-%d/vcpu0", getpid()));
+    make_group(path_of("ferry-%d/vcpu1", getpid()));
+    snprintf(file, sizeof(file), "ferry-%%d/%s", broken_files[_i].file);
+    ck_assert_int_eq(unlink(path_of(file, getpid())), 0);
+    if (broken_files[_i].instead)
+        ck_assert_int_eq(symlink(broken_files[_i].instead, path_of(file, getpid())), 0);
+    int rc = cpu_cgroup_create_at(&cgroup, broken_files[_i].version, 2, &places, &err);
+    if (rc == 0)
+        rc = cpu_cgroup_apply(cgroup, &settings, tids, 2, &err);
+    ck_assert_int_eq(rc, broken_files[_i].rc);
+    ck_assert_msg(strstr(err.message, broken_files[_i].message) != NULL, "%s", err.message);
+    cpu_cgroup_destroy(cgroup);
+    remove_groups();
+}
+END_TEST
+
+// Descriptors that are open in this process.
+static unsigned open_files(void)
+{
+    unsigned count = 0;
+    for (int fd = 0; fd < 256; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+START_TEST(groups_without_the_right_to_make_them)
+{
+    struct cpu_cgroup_mounts places = empty_place();
+    struct cpu_cgroup *cgroup;
+    struct error err = {0};
+    ck_assert_int_eq(chmod(place, 0555), 0);
+    if (geteuid() == 0 && seteuid(65534) != 0) { // nobody
+        remove_groups();
+        return; // a root that can't be anybody else
+    }
+    unsigned before = open_files();
+    ck_assert_int_eq(cpu_cgroup_create_at(&cgroup, 1, 2, &places, &err), -EACCES);
+    ck_assert(strstr(err.message, "making the control group") != NULL);
+    ck_assert(strstr(err.message, place) != NULL);
+    ck_assert_uint_eq(open_files(), before);
+    if (getuid() == 0)
+        ck_assert_int_eq(seteuid(0), 0);
+    remove_groups();
+}
+END_TEST
+
+// A place that is gone, and something in the way of the group and of its parts.
+START_TEST(groups_with_something_in_their_way)
+{
+    struct cpu_cgroup_mounts places = empty_place();
+    struct cpu_cgroup *cgroup;
+    struct error err = {0};
+    unsigned before = open_files();
+    make_file(place, path_of("ferry-%d", getpid()) + strlen(place) + 1);
+    ck_assert_int_eq(cpu_cgroup_create_at(&cgroup, 1, 2, &places, &err), -ENOTDIR);
+    ck_assert_int_eq(unlink(path_of("ferry-%d", getpid())), 0);
+    mkdir(path_of("ferry-%d", getpid()), 0700);
+    make_file(place, path_of("ferry-%d/vcpu1", getpid()) + strlen(place) + 1);
+    ck_assert_int_eq(cpu_cgroup_create_at(&cgroup, 1, 2, &places, &err), -ENOTDIR);
+    ck_assert_int_ne(access(path_of("ferry-%d/vcpu0", getpid()), F_OK), 0); // what was made
+    remove_groups();
+    ck_assert_int_eq(cpu_cgroup_create_at(&cgroup, 1, 2, &places, &err), -ENOENT);
+    ck_assert_uint_eq(open_files(), before);
+}
+END_TEST
+
+// What a killed process left goes; what a living one has, and what isn't ours, stays.
+START_TEST(groups_are_cleaned_up)
+{
+    struct cpu_cgroup_mounts places = empty_place();
+    struct cpu_cgroup *cgroup;
+    struct error err = {0};
+    pid_t dead = fork();
+    if (dead == 0)
+        _exit(0);
+    ck_assert_int_eq(waitpid(dead, NULL, 0), dead);
+    mkdir(path_of("ferry-%d", dead), 0700);
+    mkdir(path_of("ferry-%d/vcpu0", dead), 0700);
+    mkdir(path_of("ferry-%d/vcpu63", dead), 0700);
+    mkdir(path_of("ferry-%d", getppid()), 0700);
+    mkdir(path_of("ferry-%dx", dead), 0700);
+    mkdir(path_of("other", 0), 0700);
+    ck_assert_int_eq(cpu_cgroup_create_at(&cgroup, 1, 2, &places, &err), 0);
+    ck_assert_int_ne(access(path_of("ferry-%d", dead), F_OK), 0);
+    ck_assert_int_eq(access(path_of("ferry-%d", getppid()), F_OK), 0);
+    ck_assert_int_eq(access(path_of("ferry-%dx", dead), F_OK), 0);
+    ck_assert_int_eq(access(path_of("other", 0), F_OK), 0);
+    ck_assert_int_eq(access(path_of("ferry-%d/vcpu1", getpid()), F_OK), 0);
+    cpu_cgroup_destroy(cgroup);
+    ck_assert_int_ne(access(path_of("ferry-%d", getpid()), F_OK), 0);
+    remove_groups();
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("cpu_settings");
@@ -272,6 +421,11 @@ int main(void)
     tcase_add_test(tc, nice_values);
     tcase_add_test(tc, groups_of_version_1);
     tcase_add_test(tc, groups_of_version_2);
+    tcase_add_loop_test(tc, groups_whose_files_refuse, 0,
+                        sizeof(broken_files) / sizeof(broken_files[0]));
+    tcase_add_test(tc, groups_without_the_right_to_make_them);
+    tcase_add_test(tc, groups_with_something_in_their_way);
+    tcase_add_test(tc, groups_are_cleaned_up);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_set_tap(runner, "-");

@@ -275,6 +275,117 @@ START_TEST(one_at_a_time)
 }
 END_TEST
 
+// ---- leases ----
+
+#define MS    NSEC_PER_MSEC
+#define GRACE (5 * MS)
+
+static struct board *lone_board(struct sched_policy **p)
+{
+    struct board *board;
+    struct error err = {0};
+    struct sched_cpus one = {.bits = {1}};
+    uint64_t generation;
+    ck_assert_int_eq(board_open(&board, -1, &one, &err), 0);
+    *p = NULL;
+    add_one(board);
+    add_one(board);
+    *p = board_lock(board, &generation);
+    return board;
+}
+
+// The CPU, which the first has and the second waits for, is taken back at `end` and not before.
+static void lease_is_over_at(struct board *board, const struct sched_policy *p, uint64_t end)
+{
+    uint32_t holder = sched_policy_current(p, 0);
+    uint64_t again = board_watch(board, !holder, true, end - 1);
+    ck_assert_uint_eq(again, end);
+    ck_assert_uint_eq(sched_policy_current(p, 0), holder);
+    board_watch(board, !holder, false, end);
+    ck_assert_uint_ne(sched_policy_current(p, 0), holder);
+    ck_assert_int_eq(sched_policy_state(p, holder), SCHED_LATE);
+}
+
+// Runs, oldest first: ns used and passed; then the lease of so much CPU time is so long.
+static const struct {
+    uint64_t runs[12][2];
+    uint64_t left, length;
+} leases[] = {
+    {{{0}}, 3 * MS, 3 * MS},              // nothing known
+    {{{3 * MS, 3 * MS}}, 3 * MS, 3 * MS}, // all it asked for
+    {{{3 * MS, 2 * MS}}, 3 * MS, 3 * MS}, // clocks that disagree
+    {{{4 * MS, 6 * MS}}, 4 * MS, 8 * MS}, // half as long again: allowed twice that
+    {{{3 * MS, 6 * MS}}, 3 * MS, 9 * MS},
+    {{{400000, 100 * MS}}, 3 * MS, 3 * MS},  // too short to tell
+    {{{MS, 1000 * MS}}, 2 * MS, 66 * MS},    // bounded ...
+    {{{MS, 1000 * MS}}, 50 * MS, 100 * MS},  // ... and in all
+    {{{MS, 1000 * MS}}, 200 * MS, 200 * MS}, // but never less than the CPU time itself
+    {{{3 * MS, 6 * MS}, {3 * MS, 3 * MS}}, 4 * MS, 11 * MS},  // slowly down
+    {{{3 * MS, 6 * MS}, {4 * MS, 6 * MS}}, 4 * MS, 11500000}, // to where it is now
+    {{{4 * MS, 6 * MS},
+      {MS, MS},
+      {MS, MS},
+      {MS, MS},
+      {MS, MS},
+      {MS, MS},
+      {MS, MS},
+      {MS, MS},
+      {MS, MS}},
+     3 * MS,
+     3 * MS}, // and to nothing in the end
+};
+
+START_TEST(leases_by_what_was_seen)
+{
+    struct sched_policy *p;
+    struct board *board = lone_board(&p);
+    uint64_t now = clock_monotonic_ns();
+    for (unsigned i = 0; i < 12 && leases[_i].runs[i][0]; i++)
+        board_ran(board, 0, leases[_i].runs[i][0], leases[_i].runs[i][1]);
+    board_extend(board, 0, leases[_i].left, now);
+    lease_is_over_at(board, p, now + leases[_i].length + GRACE);
+    board_unlock(board);
+    board_close(board);
+}
+END_TEST
+
+// A grant's lease begins when it's given, and is as long.
+START_TEST(leases_of_grants)
+{
+    struct sched_policy *p;
+    struct board *board = lone_board(&p);
+    uint32_t holder = sched_policy_current(p, 0);
+    board_ran(board, 0, 3 * MS, 6 * MS);
+    uint64_t before = clock_monotonic_ns();
+    sched_policy_stop(p, holder, SCHED_SLICE_DEFAULT, true, before);
+    board_give(board, 0, SCHED_NONE);
+    uint64_t after = clock_monotonic_ns();
+    holder = sched_policy_current(p, 0);
+    ck_assert_uint_ne(holder, SCHED_NONE);
+    uint64_t length = sched_policy_budget(p, holder) * 3 + GRACE;
+    board_watch(board, !holder, true, before + length - 1);
+    ck_assert_uint_eq(sched_policy_current(p, 0), holder);
+    board_watch(board, !holder, false, after + length);
+    ck_assert_uint_ne(sched_policy_current(p, 0), holder);
+    board_unlock(board);
+    board_close(board);
+}
+END_TEST
+
+// What was seen on one CPU says nothing of another.
+START_TEST(leases_are_of_one_cpu)
+{
+    struct sched_policy *p;
+    struct board *board = lone_board(&p);
+    uint64_t now = clock_monotonic_ns();
+    board_ran(board, 1, 3 * MS, 30 * MS);
+    board_extend(board, 0, 3 * MS, now);
+    lease_is_over_at(board, p, now + 3 * MS + GRACE);
+    board_unlock(board);
+    board_close(board);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("sched_board");
@@ -290,6 +401,9 @@ int main(void)
     tcase_add_test(tc, other_versions_are_refused);
     tcase_add_test(tc, alone_without_a_file);
     tcase_add_test(tc, one_at_a_time);
+    tcase_add_loop_test(tc, leases_by_what_was_seen, 0, sizeof(leases) / sizeof(leases[0]));
+    tcase_add_test(tc, leases_of_grants);
+    tcase_add_test(tc, leases_are_of_one_cpu);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_set_tap(runner, "-");

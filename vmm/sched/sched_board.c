@@ -272,7 +272,9 @@ void board_ran(struct board *b, uint32_t cpu, uint64_t used, uint64_t passed)
     uint64_t sample = passed > used ? (passed - used) * 16 / used : 0;
     if (sample > STRETCH_MOST)
         sample = STRETCH_MOST;
-    *stretch = sample > *stretch ? (uint32_t)sample : *stretch - (*stretch - (uint32_t)sample) / 8;
+    // Rounded up: else the last sevenths of a busy moment would stay for ever.
+    *stretch =
+        sample > *stretch ? (uint32_t)sample : *stretch - (*stretch - (uint32_t)sample + 7) / 8;
 }
 
 // Of so much CPU time from now on.
