@@ -93,6 +93,11 @@ void runtime_dir_close(struct runtime_dir *dir)
 int runtime_dir_open_board(const struct runtime_dir *dir, struct error *err)
 {
     int fd = openat(dir->fd, ".cpu-board", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0 && errno == ELOOP)
+        return error_set(err, ELOOP,
+                         "'%s/.cpu-board' is a symbolic link, where ferry keeps its schedule: "
+                         "remove it, then it is made anew",
+                         dir->path);
     return fd >= 0 ? fd : error_set_errno(err, errno, "opening '%s/.cpu-board'", dir->path);
 }
 

@@ -24,17 +24,21 @@ void terminal_restore(void)
         tcsetattr(fd, TCSANOW, &saved);
 }
 
-static void on_end_signal(int number)
+static void on_end_signal(int number, siginfo_t *info, void *context)
 {
+    bool is_fault = number == SIGSEGV || number == SIGBUS || number == SIGFPE || number == SIGILL;
+    (void)context;
     terminal_restore();
-    // Now the signal does what it would have done.
+    // Now the signal does what it would have done. A fault happens again on return, so that who
+    // handled it before knows where.
     sigaction(number, &before[number], NULL);
-    raise(number);
+    if (!is_fault || info->si_code <= 0)
+        raise(number);
 }
 
 static void catch_signal(int number)
 {
-    struct sigaction action = {.sa_handler = on_end_signal};
+    struct sigaction action = {.sa_sigaction = on_end_signal, .sa_flags = SA_SIGINFO};
     sigaction(number, NULL, &before[number]);
     sigaction(number, &action, NULL);
 }

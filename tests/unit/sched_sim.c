@@ -31,7 +31,7 @@ void sim_init(struct sim *s, unsigned cpus, uint64_t seed)
     *s = (struct sim){.cpus = cpus, .random = seed * 0x9e3779b97f4a7c15u + 1, .reference = true};
     for (unsigned i = 0; i < cpus; i++)
         s->speed[i] = 1;
-    s->p = calloc(1, sched_policy_size(SIM_TASKS, 8));
+    s->p = calloc(1, sched_policy_size(SIM_TASKS));
     sched_policy_init(s->p, SIM_TASKS, 8, &all);
     ck_assert_uint_eq(sched_policy_add_group(s->p), 0);
 }
@@ -118,6 +118,8 @@ static void spread(struct sim *s, double lag)
 static void check_lags(struct sim *s)
 {
     double slice = 0;
+    if (s->checks++ % 64 == 0)
+        ck_assert_msg(sched_policy_audit(s->p), "nonsense after %u steps", s->checks);
     for (unsigned i = 0; i < s->count; i++)
         slice = fmax(slice, (double)s->tasks[i].slice);
     for (unsigned i = 0; i < s->count; i++) {

@@ -41,6 +41,7 @@ struct sim {
     double worst_lag, worst_lead; // in slices of the largest
     // Beside an ideal machine of the test's own; else the policy's word for lags is taken, since
     // two calculations that each spread the lag of who comes and goes drift apart.
+    unsigned checks;
     bool reference;
 };
 

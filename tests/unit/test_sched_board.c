@@ -1,10 +1,12 @@
 // The schedule board between processes: who is killed or stopped, wherever it was, holds nobody up.
 #include <check.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -210,15 +212,30 @@ START_TEST(nothing_stays_of_those_that_left)
 }
 END_TEST
 
+// While machines of another version are alive, nobody joins them, and their file stays as long as
+// it is. When they are gone the file is begun anew.
 START_TEST(other_versions_are_refused)
 {
-    struct board *board;
+    struct board *board = open_board(), *other;
     struct error err = {0};
     struct sched_cpus one = {.bits = {1}};
+    struct stat before, after;
     int fd = open(path, O_RDWR | O_CLOEXEC);
-    ck_assert_int_eq(pwrite(fd, "something else here", 16, 0), 16);
-    ck_assert_int_eq(board_open(&board, fd, &one, &err), -ENOTSUP);
+    uint64_t version = 99;
+    ck_assert_int_eq(fstat(fd, &before), 0);
+    ck_assert_int_eq(ftruncate(fd, before.st_size + 8192), 0);
+    ck_assert_int_eq(pwrite(fd, &version, 8, 8), 8);
+    ck_assert_int_eq(board_open(&other, dup(fd), &one, &err), -ENOTSUP);
     ck_assert(strstr(err.message, "another version") != NULL);
+    ck_assert(strstr(err.message, "end them first") != NULL);
+    ck_assert_int_eq(fstat(fd, &after), 0);
+    ck_assert_int_eq(after.st_size, before.st_size + 8192);
+    ck_assert_int_eq(state_of(board, add_one(board)), SCHED_RUNNING);
+    board_close(board);
+    board = open_board();
+    ck_assert_int_eq(state_of(board, add_one(board)), SCHED_RUNNING);
+    board_close(board);
+    close(fd);
 }
 END_TEST
 

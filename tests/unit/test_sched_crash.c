@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "vmm/sched/sched_board.h"
+#include "tests/unit/board_machine.h"
 
 // A child's whole life on the board, some 15,000 instructions, is cut at so many places.
 #ifdef __SANITIZE_ADDRESS__
@@ -56,67 +56,19 @@ static void teardown(void)
     munmap(steps, sizeof(*steps));
 }
 
-// What a machine knows of the board, as the slicer does: on a fresh one it adds itself again.
-struct machine {
-    struct board *board;
-    uint64_t generation; // + 1
-    uint32_t group, id;
-};
-
-static struct sched_policy *lock(struct machine *m)
-{
-    uint64_t generation, now = clock_monotonic_ns();
-    struct sched_policy *p = board_lock(m->board, &generation);
-    if (m->generation == generation + 1)
-        return p;
-    struct sched_params params = {
-        .weight = 100, .slice = SCHED_SLICE_DEFAULT, .affinity = *sched_policy_cpus(p)};
-    m->generation = generation + 1;
-    m->group = board_add_group(m->board);
-    m->id = sched_policy_add(p, m->group, &params, now);
-    return p;
-}
-
-// A run after the other, until `runs` are over; true when it got them within a minute.
-static bool takes_turns(struct machine *m, unsigned runs)
-{
-    uint64_t limit = clock_monotonic_ns() + 60 * NSEC_PER_SEC;
-    for (bool begins = true; clock_monotonic_ns() < limit;) {
-        struct sched_policy *p = lock(m);
-        uint64_t now = clock_monotonic_ns(), until = 0;
-        board_give(m->board, sched_policy_wake(p, m->id, now), m->id);
-        bool runs_now = sched_policy_state(p, m->id) == SCHED_RUNNING;
-        if (runs_now) {
-            board_ran(m->board, 0, SCHED_SLICE_DEFAULT, SCHED_SLICE_DEFAULT);
-            sched_policy_stop(p, m->id, SCHED_SLICE_DEFAULT, runs > 1, now);
-            board_give(m->board, 0, m->id);
-        } else {
-            until = board_watch(m->board, m->id, begins, now);
-        }
-        uint32_t turn = board_turn(m->board, m->id);
-        board_unlock(m->board);
-        if (runs_now && --runs == 0)
-            return true;
-        if (!runs_now)
-            board_wait(m->board, m->generation - 1, m->id, turn, until);
-        begins = runs_now;
-    }
-    return false;
-}
-
 // All that one does there, from joining to leaving. Its weight changes on the way.
 static void live(struct board *board)
 {
-    struct machine m = {.board = board};
+    struct board_machine m = {.board = board};
     struct sched_cap_limits cap = {.quota = 19000000, .period = 20000000};
-    takes_turns(&m, 2);
-    struct sched_policy *p = lock(&m);
+    board_machine_runs(&m, 2);
+    struct sched_policy *p = board_machine_lock(&m);
     struct sched_params params = {
         .weight = 300, .slice = 1000000, .affinity = *sched_policy_cpus(p)};
     sched_policy_set(p, m.id, &params, clock_monotonic_ns());
     sched_policy_set_group_cap(p, m.group, &cap, clock_monotonic_ns());
     board_unlock(board);
-    takes_turns(&m, 1);
+    board_machine_runs(&m, 1);
     board_close(board);
 }
 
@@ -147,7 +99,7 @@ static void end_to_count(void)
 
 // A child lives on the board until so many instructions are made, or its life is over: returns how
 // many they were. `to_run`, if any, asks for the CPU before it begins.
-static unsigned long child_lives(unsigned long last, struct machine *to_run)
+static unsigned long child_lives(unsigned long last, struct board_machine *to_run)
 {
     int gate[2], status;
     ck_assert_int_eq(pipe(gate), 0);
@@ -168,7 +120,7 @@ static unsigned long child_lives(unsigned long last, struct machine *to_run)
     }
     close(gate[0]);
     if (to_run) {
-        struct sched_policy *p = lock(to_run);
+        struct sched_policy *p = board_machine_lock(to_run);
         uint32_t cpu = sched_policy_wake(p, to_run->id, clock_monotonic_ns());
         board_give(to_run->board, cpu, to_run->id);
         board_unlock(to_run->board);
@@ -182,20 +134,20 @@ static unsigned long child_lives(unsigned long last, struct machine *to_run)
 // With the board's other machine as one that sleeps, or one that has the CPU when the child begins.
 START_TEST(killed_at_each_step)
 {
-    struct machine other = {.board = open_board()};
+    struct board_machine other = {.board = open_board()};
     unsigned long all = child_lives(ULONG_MAX, NULL), fresh = 0;
     ck_assert_uint_gt(all, CUTS);
     for (unsigned cut = 0; cut < CUTS; cut++) {
-        ck_assert(takes_turns(&other, 1));
+        ck_assert(board_machine_runs(&other, 1));
         uint64_t before = other.generation;
         // Not the same distance each time: a loop's rounds would be cut at one place only.
         child_lives(all * cut / CUTS + cut % 7 + 1, cut % 2 ? &other : NULL);
-        ck_assert(takes_turns(&other, 4));
+        ck_assert(board_machine_runs(&other, 4));
         fresh += other.generation != before;
         // Somebody who comes after that, and takes the dead one's number, lives as well.
-        struct machine next = {.board = open_board()};
-        ck_assert(takes_turns(&next, 2));
-        ck_assert(takes_turns(&other, 2));
+        struct board_machine next = {.board = open_board()};
+        ck_assert(board_machine_runs(&next, 2));
+        ck_assert(board_machine_runs(&other, 2));
         board_close(next.board);
     }
     ck_assert_uint_gt(fresh, 0); // it was met with the lock, too

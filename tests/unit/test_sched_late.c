@@ -16,7 +16,7 @@ static const unsigned weights[ENTITIES] = {100, 200, 400, 100};
 static void setup(void)
 {
     struct sched_cpus one = {.bits = {1}};
-    p = calloc(1, sched_policy_size(ENTITIES, 2));
+    p = calloc(1, sched_policy_size(ENTITIES));
     sched_policy_init(p, ENTITIES, 2, &one);
     sched_policy_add_group(p);
     for (unsigned i = 0; i < ENTITIES; i++) {

@@ -383,7 +383,7 @@ END_TEST
 static double decision_ns(unsigned count)
 {
     struct sched_cpus one = sim_cpus(1);
-    struct sched_policy *p = calloc(1, sched_policy_size(count, 1));
+    struct sched_policy *p = calloc(1, sched_policy_size(count));
     sched_policy_init(p, count, 1, &one);
     sched_policy_add_group(p);
     for (unsigned i = 0; i < count; i++) {

@@ -20,6 +20,13 @@
 //
 // A board of its own, without a file, serves a machine that shares with nobody.
 //
+// Nobody relies on what is in the file either, as any member may write anything there at any moment
+// (sched_policy.h says what the policy does about it). Numbers are masked; who takes the lock looks
+// whether nonsense was met, and who waits looks through the whole once a second: then the board is
+// left like one whose holder has died. A machine that has left a few, that finds every area locked
+// for seconds, or whose file was made shorter under it (SIGBUS, which is handled here) goes on with
+// memory of its own in the file's place, for good.
+//
 // Threads: any. A machine's calls are made by one thread at a time (it has a lock of its own for
 // that, taken before the board's).
 #pragma once
@@ -34,8 +41,9 @@ enum { BOARD_ENTITIES = 1024, BOARD_MEMBERS = 256 };
 struct board;
 
 // Maps the file (opened for reading and writing; the board's from then on, also on failure) and
-// becomes a member; -1: a board of its own. -ENOTSUP for a file of another version, -ENOSPC when
-// there are too many members.
+// becomes a member; -1: a board of its own. A file that has no living member is begun anew. -EPERM
+// for one that isn't a regular file of this user's, -ENOTSUP when members of another version use
+// it, -ENOSPC when there are too many, -EBUSY when somebody is stopped while joining.
 int board_open(struct board **board, int fd, const struct sched_cpus *cpus, struct error *err);
 // Removes what is left of this member, which nobody uses any more.
 void board_close(struct board *board);

@@ -11,7 +11,9 @@ static int64_t least_run(const struct sched_cap *cap)
 
 static void refill(struct sched_cap *cap, uint64_t now)
 {
-    uint64_t periods = now > cap->origin ? (now - cap->origin) / cap->limits.period + 1 : 0;
+    // Read once, and never divided by 0: what is there may be nonsense (sched_policy.h).
+    uint64_t period = __atomic_load_n(&cap->limits.period, __ATOMIC_RELAXED);
+    uint64_t periods = now > cap->origin ? (now - cap->origin) / (period ? period : 1) + 1 : 0;
     if (periods <= cap->refills)
         return;
     int64_t most = (int64_t)(cap->limits.quota + cap->limits.burst) + least_run(cap);
@@ -43,9 +45,10 @@ uint64_t sched_cap_left(struct sched_cap *cap, uint64_t now)
 uint64_t sched_cap_release(const struct sched_cap *cap)
 {
     int64_t lacking = least_run(cap) - cap->left;
-    if (!cap->limits.quota || lacking <= 0)
+    uint64_t quota = __atomic_load_n(&cap->limits.quota, __ATOMIC_RELAXED);
+    if (!quota || lacking <= 0)
         return cap->origin;
-    uint64_t periods = ((uint64_t)lacking + cap->limits.quota - 1) / cap->limits.quota;
+    uint64_t periods = ((uint64_t)lacking + quota - 1) / quota;
     // Refill number r (from 1) comes at the beginning of period r - 1.
     return cap->origin + (cap->refills + periods - 1) * cap->limits.period;
 }

@@ -1,4 +1,6 @@
-// The inside of the scheduling policy, for its two files.
+// The inside of the scheduling policy, for its files. All of it lies in memory that others may
+// write nonsense to (sched_policy.h): no `bool`, which has values that aren't any, every number is
+// masked where it is an index, and arithmetic wraps (-fwrapv in vmm/module.mk).
 #pragma once
 
 #include "vmm/sched/sched_policy.h"
@@ -11,15 +13,15 @@ enum { SCHED_WEIGHT_SHIFT = 10 };
 struct sched_entity {
     uint32_t state; // enum sched_state
     uint32_t group;
-    uint32_t queue;
+    uint8_t queue; // can't be beyond the last
+    // Counts in its queue: waiting, running, late, or asleep with more than its share.
+    uint8_t queued;
+    uint8_t moving; // between queues
+    uint8_t heavy;
     uint32_t cpu;       // where it runs, or ran last; SCHED_NONE at first
     uint32_t weight;    // as asked for, shifted
     uint32_t effective; // what counts: less than `weight` where that asks for more than one CPU
     uint32_t heavy_next;
-    bool heavy;
-    // Counts in its queue: waiting, running, late, or asleep with more than its share.
-    bool queued;
-    bool moving; // between queues
     uint64_t slice;
     uint64_t time, deadline; // virtual; while queued
     int64_t lag;             // ns of CPU; while not queued
@@ -30,6 +32,8 @@ struct sched_entity {
     uint64_t release;        // while throttled; while late, when it is taken for asleep
     struct sched_cap cap;
     struct sched_cpus affinity;
+    struct sched_node by_time;   // deadline, or release
+    struct sched_node by_weight; // while queued
 };
 
 struct sched_queue {
@@ -51,40 +55,88 @@ struct sched_queue {
 };
 
 struct sched_group {
-    bool used;
+    uint32_t used;
     struct sched_cap cap;
 };
 
 struct sched_policy {
     uint32_t entities, groups; // room
     uint32_t highest;          // no entity from this number on was ever used
+    uint32_t damaged;          // nonsense was met
     uint32_t throttled;        // root of the tree by release time, of the late ones as well
     uint64_t longest_slice;    // that anybody had
-    bool mixed;                // some affinities overlap without being equal
+    uint32_t mixed;            // some affinities overlap without being equal
     struct sched_cpus cpus;
     uint32_t queue_of[SCHED_CPUS_LIMIT]; // SCHED_NONE: not a CPU of ours
     uint32_t component[SCHED_CPUS_LIMIT];
     uint32_t current[SCHED_CPUS_LIMIT];
     uint32_t last[SCHED_CPUS_LIMIT]; // who ran there last
     struct sched_queue queues[SCHED_CPUS_LIMIT];
-    // Behind it: entities, their nodes by deadline or release, their nodes by weight, groups.
+    struct sched_group group[SCHED_GROUPS_LIMIT];
+    struct sched_entity entity[];
 };
 
 static inline struct sched_entity *sched_entity(const struct sched_policy *p, uint32_t id)
 {
-    return (struct sched_entity *)(p + 1) + id;
-}
-static inline struct sched_node *sched_nodes(const struct sched_policy *p)
-{
-    return (struct sched_node *)sched_entity(p, p->entities);
-}
-static inline struct sched_node *sched_weight_nodes(const struct sched_policy *p)
-{
-    return sched_nodes(p) + p->entities;
+    return (struct sched_entity *)&p->entity[id & (SCHED_ENTITIES_LIMIT - 1)];
 }
 static inline struct sched_group *sched_group(const struct sched_policy *p, uint32_t group)
 {
-    return (struct sched_group *)(sched_weight_nodes(p) + p->entities) + group;
+    return (struct sched_group *)&p->group[group & (SCHED_GROUPS_LIMIT - 1)];
+}
+static inline struct sched_queue *sched_queue(const struct sched_policy *p, uint32_t queue)
+{
+    return (struct sched_queue *)&p->queues[queue & (SCHED_CPUS_LIMIT - 1)];
+}
+static inline struct sched_nodes sched_nodes_at(const struct sched_policy *p, size_t offset)
+{
+    return (struct sched_nodes){.first = (char *)p->entity + offset,
+                                .damaged = (uint32_t *)&p->damaged,
+                                .stride = sizeof(struct sched_entity),
+                                .mask = SCHED_ENTITIES_LIMIT - 1};
+}
+static inline struct sched_nodes sched_nodes(const struct sched_policy *p)
+{
+    return sched_nodes_at(p, offsetof(struct sched_entity, by_time));
+}
+static inline struct sched_nodes sched_weight_nodes(const struct sched_policy *p)
+{
+    return sched_nodes_at(p, offsetof(struct sched_entity, by_weight));
+}
+
+// Room, and how far it was used: never more than there is.
+static inline uint32_t sched_at_most(uint32_t number, uint32_t limit)
+{
+    return number < limit ? number : limit;
+}
+static inline uint32_t sched_room(const struct sched_policy *p)
+{
+    return sched_at_most(p->entities, SCHED_ENTITIES_LIMIT);
+}
+static inline uint32_t sched_highest(const struct sched_policy *p)
+{
+    return sched_at_most(p->highest, SCHED_ENTITIES_LIMIT);
+}
+
+// For what something is divided by: read once, and never 0.
+static inline uint64_t sched_divisor(const uint64_t *number)
+{
+    uint64_t value = __atomic_load_n(number, __ATOMIC_RELAXED);
+    return value ? value : 1;
+}
+static inline uint32_t sched_weight(const uint32_t *number)
+{
+    uint32_t value = __atomic_load_n(number, __ATOMIC_RELAXED);
+    return value ? value : 1;
+}
+
+// The end of a loop that a whole board never comes to.
+static inline bool sched_goes_on(const struct sched_policy *p, uint32_t *rounds)
+{
+    if ((*rounds)--)
+        return true;
+    __atomic_store_n((uint32_t *)&p->damaged, 1, __ATOMIC_RELAXED);
+    return false;
 }
 
 // sched_queue.c

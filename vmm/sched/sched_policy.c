@@ -6,19 +6,18 @@
 
 #define LEAST_BUDGET_NS UINT64_C(50000)
 
-size_t sched_policy_size(unsigned entities, unsigned groups)
+size_t sched_policy_size(unsigned entities)
 {
-    return sizeof(struct sched_policy) +
-           entities * (sizeof(struct sched_entity) + 2 * sizeof(struct sched_node)) +
-           groups * sizeof(struct sched_group);
+    return sizeof(struct sched_policy) + entities * sizeof(struct sched_entity);
 }
 
 // ---- which CPUs belong together ----
 
 static uint32_t component_of(const struct sched_policy *p, uint32_t cpu)
 {
-    while (p->component[cpu] != cpu)
-        cpu = p->component[cpu];
+    uint32_t rounds = SCHED_CPUS_LIMIT;
+    while (p->component[cpu] != cpu && sched_goes_on(p, &rounds))
+        cpu = p->component[cpu] % SCHED_CPUS_LIMIT;
     return cpu;
 }
 
@@ -46,7 +45,7 @@ static uint32_t first_cpu(const struct sched_cpus *cpus)
     uint32_t cpu = 0;
     while (cpu < SCHED_CPUS_LIMIT && !sched_cpus_has(cpus, cpu))
         cpu++;
-    return cpu;
+    return cpu % SCHED_CPUS_LIMIT; // there is one, in a set that makes sense
 }
 
 // The queue of those that an entity may use whose CPUs have the least weight each.
@@ -57,8 +56,8 @@ static uint32_t lightest_queue(const struct sched_policy *p, const struct sched_
         uint32_t queue = p->queue_of[cpu];
         if (queue == SCHED_NONE || !sched_cpus_has(&e->affinity, cpu))
             continue;
-        if (best == SCHED_NONE || p->queues[queue].weight * p->queues[best].cpu_count <
-                                      p->queues[best].weight * p->queues[queue].cpu_count)
+        const struct sched_queue *q = sched_queue(p, queue), *least = sched_queue(p, best);
+        if (best == SCHED_NONE || q->weight * least->cpu_count < least->weight * q->cpu_count)
             best = queue;
     }
     return best;
@@ -71,19 +70,19 @@ static void lay_out_queues(struct sched_policy *p)
     struct sched_cpus whole[SCHED_CPUS_LIMIT] = {0};
     for (uint32_t cpu = 0; cpu < SCHED_CPUS_LIMIT; cpu++)
         p->component[cpu] = cpu;
-    for (uint32_t id = 0; id < p->highest; id++)
+    for (uint32_t id = 0; id < sched_highest(p); id++)
         if (sched_entity(p, id)->state != SCHED_FREE)
             join_components(p, &sched_entity(p, id)->affinity);
     for (uint32_t cpu = 0; cpu < SCHED_CPUS_LIMIT; cpu++) {
         p->component[cpu] = component_of(p, cpu);
         if (sched_cpus_has(&p->cpus, cpu))
-            sched_cpus_add(&whole[p->component[cpu]], cpu);
+            sched_cpus_add(&whole[p->component[cpu] % SCHED_CPUS_LIMIT], cpu);
     }
-    for (uint32_t id = 0; id < p->highest; id++) {
+    for (uint32_t id = 0; id < sched_highest(p); id++) {
         const struct sched_entity *e = sched_entity(p, id);
         if (e->state == SCHED_FREE)
             continue;
-        uint32_t component = p->component[first_cpu(&e->affinity)];
+        uint32_t component = p->component[first_cpu(&e->affinity)] % SCHED_CPUS_LIMIT;
         uneven[component] |= !same_cpus(&e->affinity, &whole[component]);
     }
     p->mixed = false;
@@ -94,10 +93,10 @@ static void lay_out_queues(struct sched_policy *p)
     for (uint32_t cpu = 0; cpu < SCHED_CPUS_LIMIT; cpu++) {
         if (!sched_cpus_has(&p->cpus, cpu))
             continue;
-        uint32_t component = p->component[cpu];
+        uint32_t component = p->component[cpu] % SCHED_CPUS_LIMIT;
         p->mixed |= uneven[component];
         p->queue_of[cpu] = uneven[component] ? cpu : first_cpu(&whole[component]);
-        struct sched_queue *q = &p->queues[p->queue_of[cpu]];
+        struct sched_queue *q = sched_queue(p, p->queue_of[cpu]);
         q->cpu_count++;
         sched_cpus_add(&q->cpus, cpu);
     }
@@ -106,19 +105,19 @@ static void lay_out_queues(struct sched_policy *p)
 // Affinities have changed. All leave, with their lags, and come back to where they belong now.
 static void lay_out(struct sched_policy *p, uint64_t now)
 {
-    for (uint32_t id = 0; id < p->highest; id++) {
+    for (uint32_t id = 0; id < sched_highest(p); id++) {
         struct sched_entity *e = sched_entity(p, id);
         e->moving = e->queued;
         if (e->queued)
             sched_queue_leave(p, id, now);
     }
     lay_out_queues(p);
-    for (uint32_t id = 0; id < p->highest; id++) {
+    for (uint32_t id = 0; id < sched_highest(p); id++) {
         struct sched_entity *e = sched_entity(p, id);
         if (e->state == SCHED_FREE)
             continue;
         e->queue = e->state == SCHED_RUNNING && sched_cpus_has(&e->affinity, e->cpu)
-                       ? p->queue_of[e->cpu]
+                       ? p->queue_of[e->cpu % SCHED_CPUS_LIMIT]
                        : lightest_queue(p, e);
         if (e->moving)
             sched_queue_enter(p, id, now);
@@ -129,7 +128,7 @@ static void lay_out(struct sched_policy *p, uint64_t now)
 static bool fits_layout(const struct sched_policy *p, const struct sched_cpus *affinity)
 {
     uint32_t queue = p->queue_of[first_cpu(affinity)];
-    return !p->mixed && same_cpus(&p->queues[queue].cpus, affinity);
+    return !p->mixed && same_cpus(&sched_queue(p, queue)->cpus, affinity);
 }
 
 // ---- life ----
@@ -160,7 +159,7 @@ void sched_policy_init(struct sched_policy *p, unsigned entities, unsigned group
 
 uint32_t sched_policy_add_group(struct sched_policy *p)
 {
-    for (uint32_t group = 0; group < p->groups; group++) {
+    for (uint32_t group = 0; group < sched_at_most(p->groups, SCHED_GROUPS_LIMIT); group++) {
         struct sched_group *g = sched_group(p, group);
         if (g->used)
             continue;
@@ -174,14 +173,6 @@ void sched_policy_set_group_cap(struct sched_policy *p, uint32_t group,
                                 const struct sched_cap_limits *cap, uint64_t now)
 {
     sched_cap_set(&sched_group(p, group)->cap, cap, now);
-}
-
-void sched_policy_remove_group(struct sched_policy *p, uint32_t group, uint64_t now)
-{
-    for (uint32_t id = 0; id < p->highest; id++)
-        if (sched_entity(p, id)->state != SCHED_FREE && sched_entity(p, id)->group == group)
-            sched_policy_remove(p, id, now);
-    sched_group(p, group)->used = false;
 }
 
 static void unthrottle(struct sched_policy *p, uint32_t id)
@@ -204,9 +195,9 @@ static void set_params(struct sched_policy *p, struct sched_entity *e,
 uint32_t sched_policy_add(struct sched_policy *p, uint32_t group, const struct sched_params *params,
                           uint64_t now)
 {
-    for (uint32_t id = 0; id < p->entities; id++) {
+    for (uint32_t id = 0; id < sched_room(p); id++) {
         struct sched_entity *e = sched_entity(p, id);
-        if (id < p->highest && e->state != SCHED_FREE)
+        if (id < sched_highest(p) && e->state != SCHED_FREE)
             continue;
         *e = (struct sched_entity){.state = SCHED_ASLEEP, .group = group, .cpu = SCHED_NONE};
         set_params(p, e, params, now);
@@ -221,7 +212,8 @@ uint32_t sched_policy_add(struct sched_policy *p, uint32_t group, const struct s
     return SCHED_NONE;
 }
 
-void sched_policy_remove(struct sched_policy *p, uint32_t id, uint64_t now)
+// Whether queues have to be laid out again without it.
+static bool take_out(struct sched_policy *p, uint32_t id, uint64_t now)
 {
     struct sched_entity *e = sched_entity(p, id);
     if (e->state == SCHED_RUNNING)
@@ -230,8 +222,23 @@ void sched_policy_remove(struct sched_policy *p, uint32_t id, uint64_t now)
         sched_policy_sleep(p, id, now);
     if (e->queued)
         sched_queue_leave(p, id, now);
-    bool uneven = p->mixed || !same_cpus(&p->queues[e->queue].cpus, &p->cpus);
     e->state = SCHED_FREE;
+    return p->mixed || !same_cpus(&sched_queue(p, e->queue)->cpus, &p->cpus);
+}
+
+void sched_policy_remove(struct sched_policy *p, uint32_t id, uint64_t now)
+{
+    if (take_out(p, id, now))
+        lay_out(p, now);
+}
+
+void sched_policy_remove_group(struct sched_policy *p, uint32_t group, uint64_t now)
+{
+    bool uneven = false;
+    for (uint32_t id = 0; id < sched_highest(p); id++)
+        if (sched_entity(p, id)->state != SCHED_FREE && sched_entity(p, id)->group == group)
+            uneven |= take_out(p, id, now);
+    sched_group(p, group)->used = false;
     if (uneven)
         lay_out(p, now);
 }
@@ -285,10 +292,7 @@ static void throttle(struct sched_policy *p, uint32_t id, uint64_t now)
 
 static uint32_t first_throttled(const struct sched_policy *p)
 {
-    uint32_t id = p->throttled;
-    while (id != SCHED_NONE && sched_nodes(p)[id].left != SCHED_NONE)
-        id = sched_nodes(p)[id].left;
-    return id;
+    return sched_tree_first(sched_nodes(p), p->throttled);
 }
 
 static void enter_or_throttle(struct sched_policy *p, uint32_t id, uint64_t now)
@@ -318,9 +322,9 @@ static void give_up(struct sched_policy *p, uint32_t id, uint64_t now)
 // Those whose next period has begun, and late ones. Who still has nothing is throttled again.
 static void release_due(struct sched_policy *p, uint64_t now)
 {
-    uint32_t id;
+    uint32_t id, rounds = sched_room(p) * 2;
     while ((id = first_throttled(p)) != SCHED_NONE &&
-           !sched_before(now, sched_entity(p, id)->release)) {
+           !sched_before(now, sched_entity(p, id)->release) && sched_goes_on(p, &rounds)) {
         if (sched_entity(p, id)->state == SCHED_LATE) {
             give_up(p, id, now);
             continue;
@@ -346,10 +350,10 @@ static void return_late(struct sched_policy *p, uint32_t id)
 
 static uint32_t idle_cpu(const struct sched_policy *p, const struct sched_entity *e)
 {
-    const struct sched_queue *q = &p->queues[e->queue];
+    const struct sched_queue *q = sched_queue(p, e->queue);
     if (e->cpu != SCHED_NONE && sched_cpus_has(&q->cpus, e->cpu) &&
-        p->current[e->cpu] == SCHED_NONE)
-        return e->cpu;
+        p->current[e->cpu % SCHED_CPUS_LIMIT] == SCHED_NONE)
+        return e->cpu % SCHED_CPUS_LIMIT;
     for (uint32_t cpu = 0; cpu < SCHED_CPUS_LIMIT; cpu++) {
         // In a mixed layout a neighbour's CPU takes what it finds here.
         bool usable = p->mixed ? sched_cpus_has(&e->affinity, cpu) : sched_cpus_has(&q->cpus, cpu);
@@ -378,7 +382,7 @@ static void fall_asleep(struct sched_policy *p, uint32_t id, uint64_t now)
 {
     struct sched_entity *e = sched_entity(p, id);
     e->state = SCHED_ASLEEP;
-    if (sched_queue_lag(&p->queues[e->queue], e, now) < 0)
+    if (sched_queue_lag(sched_queue(p, e->queue), e, now) < 0)
         return;
     sched_queue_leave(p, id, now);
     e->lag = 0;
@@ -412,12 +416,13 @@ bool sched_policy_charge_since(struct sched_policy *p, uint32_t id, uint64_t ran
                                uint64_t now)
 {
     struct sched_entity *e = sched_entity(p, id);
-    const struct sched_queue *q = &p->queues[e->queue];
+    const struct sched_queue *q = sched_queue(p, e->queue);
     sched_policy_charge(p, id, (int64_t)ran, now);
     if (e->queued || now <= since)
         return sched_queue_lag(q, e, now) < 0;
+    uint64_t weights = q->total + e->weight;
     uint64_t due = (uint64_t)((unsigned __int128)(now - since) * e->weight * q->cpu_count /
-                              (q->total + e->weight));
+                              sched_divisor(&weights));
     e->lag += (int64_t)(due < now - since ? due : now - since);
     if (e->lag < 0 || cap_left(p, e, now) == 0)
         return true;
@@ -433,7 +438,7 @@ static void balance(struct sched_policy *p, uint32_t id, uint64_t now)
 {
     struct sched_entity *e = sched_entity(p, id);
     uint32_t lightest = lightest_queue(p, e);
-    const struct sched_queue *to = &p->queues[lightest], *from = &p->queues[e->queue];
+    const struct sched_queue *to = sched_queue(p, lightest), *from = sched_queue(p, e->queue);
     if (lightest == e->queue || to->weight + e->weight >= from->weight)
         return;
     sched_queue_leave(p, id, now);
@@ -447,7 +452,7 @@ void sched_policy_stop(struct sched_policy *p, uint32_t id, uint64_t ran, bool w
     struct sched_entity *e = sched_entity(p, id);
     if (e->state != SCHED_RUNNING)
         return;
-    p->current[e->cpu] = SCHED_NONE;
+    p->current[e->cpu % SCHED_CPUS_LIMIT] = SCHED_NONE;
     int64_t unused = (int64_t)e->budget - (int64_t)ran;
     sched_cap_use(&e->cap, -unused);
     sched_cap_use(group_cap(p, e), -unused);
@@ -469,7 +474,7 @@ void sched_policy_suspend(struct sched_policy *p, uint32_t id, uint64_t now)
         unthrottle(p, id);
     int64_t ran = 0;
     if (e->state == SCHED_RUNNING) {
-        p->current[e->cpu] = SCHED_NONE;
+        p->current[e->cpu % SCHED_CPUS_LIMIT] = SCHED_NONE;
         ran = (int64_t)e->budget;
     } else if (e->state != SCHED_WAITING) {
         return;
@@ -500,7 +505,8 @@ static bool take_from_neighbour(struct sched_policy *p, uint32_t cpu, uint64_t n
     struct neighbour_search s = {.p = p, .cpu = cpu, .found = SCHED_NONE};
     for (uint32_t other = 0; other < SCHED_CPUS_LIMIT && s.found == SCHED_NONE; other++)
         if (p->queue_of[other] != SCHED_NONE && p->component[other] == p->component[cpu])
-            sched_tree_walk(sched_nodes(p), p->queues[p->queue_of[other]].waiting, may_use, &s);
+            sched_tree_walk(sched_nodes(p), sched_queue(p, p->queue_of[other])->waiting, may_use,
+                            &s);
     if (s.found == SCHED_NONE)
         return false;
     sched_queue_leave(p, s.found, now);
@@ -538,13 +544,14 @@ static void leave_asleep(struct sched_policy *p, uint32_t id, uint64_t now)
 bool sched_policy_pick(struct sched_policy *p, uint32_t cpu, uint64_t now,
                        struct sched_grant *grant)
 {
-    if (p->queue_of[cpu] == SCHED_NONE || p->current[cpu] != SCHED_NONE)
+    cpu %= SCHED_CPUS_LIMIT;
+    if (p->queue_of[cpu] == SCHED_NONE || p->current[cpu] != SCHED_NONE || p->damaged)
         return false;
     release_due(p, now);
-    for (;;) {
+    for (uint32_t rounds = sched_room(p) * 2; sched_goes_on(p, &rounds);) {
         uint32_t id = sched_queue_own(p, cpu, now);
         if (id == SCHED_NONE)
-            id = sched_queue_first(p, &p->queues[p->queue_of[cpu]], now);
+            id = sched_queue_first(p, sched_queue(p, p->queue_of[cpu]), now);
         if (id == SCHED_NONE) {
             if (!p->mixed || !take_from_neighbour(p, cpu, now))
                 return false;
@@ -561,6 +568,7 @@ bool sched_policy_pick(struct sched_policy *p, uint32_t cpu, uint64_t now,
         }
         throttle(p, id, now); // its group has used up the cap meanwhile
     }
+    return false;
 }
 
 // ---- to be looked at ----
@@ -597,17 +605,18 @@ uint64_t sched_policy_budget(const struct sched_policy *p, uint32_t id)
 
 uint32_t sched_policy_current(const struct sched_policy *p, uint32_t cpu)
 {
-    return p->current[cpu];
+    return p->current[cpu % SCHED_CPUS_LIMIT];
 }
 
 void sched_policy_place(const struct sched_policy *p, uint32_t id, struct sched_cpus *cpus)
 {
     const struct sched_entity *e = sched_entity(p, id);
-    const struct sched_queue *q = &p->queues[e->queue];
+    const struct sched_queue *q = sched_queue(p, e->queue);
     *cpus = e->affinity;
     if (q->count <= q->cpu_count)
         return;
-    for (uint32_t heavy = q->heavy; heavy != SCHED_NONE;
+    uint32_t rounds = SCHED_CPUS_LIMIT;
+    for (uint32_t heavy = q->heavy; heavy != SCHED_NONE && sched_goes_on(p, &rounds);
          heavy = sched_entity(p, heavy)->heavy_next) {
         const struct sched_entity *h = sched_entity(p, heavy);
         if (h->state != SCHED_RUNNING)
@@ -617,7 +626,7 @@ void sched_policy_place(const struct sched_policy *p, uint32_t id, struct sched_
             sched_cpus_add(cpus, h->cpu);
             return;
         }
-        cpus->bits[h->cpu / 64] &= ~(UINT64_C(1) << (h->cpu % 64));
+        sched_cpus_remove(cpus, h->cpu);
     }
 }
 
@@ -629,21 +638,21 @@ uint64_t sched_policy_release(const struct sched_policy *p, uint32_t id)
 int64_t sched_policy_lag(const struct sched_policy *p, uint32_t id, uint64_t now)
 {
     const struct sched_entity *e = sched_entity(p, id);
-    return sched_queue_lag(&p->queues[e->queue], e, now);
+    return sched_queue_lag(sched_queue(p, e->queue), e, now);
 }
 
 unsigned sched_policy_share(const struct sched_policy *p, uint32_t id)
 {
     const struct sched_entity *e = sched_entity(p, id);
-    const struct sched_queue *q = &p->queues[e->queue];
+    const struct sched_queue *q = sched_queue(p, e->queue);
     if (!e->queued || e->state == SCHED_ASLEEP)
         return 0;
     uint64_t cpus = q->cpu_count < q->count ? q->cpu_count : q->count;
-    uint64_t share = 1000 * cpus * e->effective / q->total;
+    uint64_t share = 1000 * cpus * e->effective / sched_divisor(&q->total);
     return share > 1000 ? 1000 : (unsigned)share;
 }
 
 bool sched_policy_counts(const struct sched_policy *p, uint32_t id)
 {
-    return sched_entity(p, id)->queued;
+    return sched_entity(p, id)->queued != 0;
 }

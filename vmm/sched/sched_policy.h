@@ -20,6 +20,13 @@
 //
 // Everything lies in one piece of memory of the caller's without a pointer in it, so that processes
 // can share it; they lock it themselves. Times are nanoseconds of one clock.
+//
+// What is in that memory is believed only as far as it hurts nobody but those who share it: one of
+// them may write anything there, at any moment. Numbers of entities, groups, queues and CPUs are
+// masked where they are used, each loop and recursion has an end of its own, and nothing is divided
+// by what may be 0. So whatever the memory holds, a call returns soon and touches nothing outside
+// of SCHED_ENTITIES_LIMIT entities, which the memory behind it must have room for (pages that
+// nobody touches will do). Nonsense that is met is noted: sched_policy_is_sound().
 #pragma once
 
 #include <stdbool.h>
@@ -30,7 +37,9 @@
 #include "vmm/sched/sched_tree.h"
 
 enum {
-    SCHED_CPUS_LIMIT = 256,
+    SCHED_CPUS_LIMIT = 256, // this and the next two: powers of 2
+    SCHED_GROUPS_LIMIT = 256,
+    SCHED_ENTITIES_LIMIT = 16384,
     SCHED_WEIGHT_LEAST = 1,
     SCHED_WEIGHT_MOST = 10000,
     SCHED_WEIGHT_DEFAULT = 100,
@@ -47,11 +56,15 @@ struct sched_cpus {
 
 static inline bool sched_cpus_has(const struct sched_cpus *cpus, unsigned cpu)
 {
-    return cpus->bits[cpu / 64] >> (cpu % 64) & 1;
+    return cpus->bits[cpu / 64 % (SCHED_CPUS_LIMIT / 64)] >> (cpu % 64) & 1;
 }
 static inline void sched_cpus_add(struct sched_cpus *cpus, unsigned cpu)
 {
-    cpus->bits[cpu / 64] |= UINT64_C(1) << (cpu % 64);
+    cpus->bits[cpu / 64 % (SCHED_CPUS_LIMIT / 64)] |= UINT64_C(1) << (cpu % 64);
+}
+static inline void sched_cpus_remove(struct sched_cpus *cpus, unsigned cpu)
+{
+    cpus->bits[cpu / 64 % (SCHED_CPUS_LIMIT / 64)] &= ~(UINT64_C(1) << (cpu % 64));
 }
 
 struct sched_params {
@@ -72,10 +85,10 @@ enum sched_state {
 
 struct sched_policy;
 
-// Bytes for so many; `cpus` at most SCHED_CPUS_LIMIT.
-size_t sched_policy_size(unsigned entities, unsigned groups);
-// `p` is aligned to 16 bytes and has sched_policy_size() bytes, all zero. `cpus` are those it gives
-// away.
+// Bytes for so many, at most SCHED_ENTITIES_LIMIT.
+size_t sched_policy_size(unsigned entities);
+// `p` is aligned to 16 bytes and has sched_policy_size() bytes, all zero; `groups` at most
+// SCHED_GROUPS_LIMIT. `cpus` are those it gives away.
 void sched_policy_init(struct sched_policy *p, unsigned entities, unsigned groups,
                        const struct sched_cpus *cpus);
 
@@ -123,6 +136,16 @@ struct sched_grant {
 // Gives an idle CPU to who is next. False when nobody may run on it now.
 bool sched_policy_pick(struct sched_policy *p, uint32_t cpu, uint64_t now,
                        struct sched_grant *grant);
+
+// ---- nonsense ----
+
+// Whether it is for so many, and no nonsense has been met. Cheap.
+bool sched_policy_is_sound(const struct sched_policy *p, unsigned entities, unsigned groups);
+// Whether all of it makes sense: each entity is where its state says, trees and lists are whole,
+// and sums are right. Looks at everything: O(n log n).
+bool sched_policy_audit(struct sched_policy *p);
+// It makes no sense to who knows more.
+void sched_policy_condemn(struct sched_policy *p);
 
 // ---- to be looked at ----
 

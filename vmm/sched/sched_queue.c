@@ -16,7 +16,7 @@ static int64_t to_service(int64_t virtual_time, uint32_t weight)
 
 static int64_t to_virtual(int64_t service, uint32_t weight)
 {
-    return (int64_t)((__int128)service * (int64_t)SCHED_SCALE / weight);
+    return (int64_t)((__int128)service * (int64_t)SCHED_SCALE / sched_weight(&weight));
 }
 
 // Rounded down, also below zero: an entity exactly at the average must be eligible.
@@ -24,7 +24,8 @@ static int64_t average(const struct sched_queue *q, uint64_t now)
 {
     // Weight times virtual time is CPU time times the scale, whatever the weight.
     __int128 in_runs = (__int128)(int64_t)(q->running * now - q->started) * (int64_t)SCHED_SCALE;
-    __int128 moment = q->moment + in_runs, total = q->total, result = moment / total;
+    __int128 moment = q->moment + in_runs, total = sched_divisor(&q->total);
+    __int128 result = moment / total;
     if (moment % total < 0)
         result--;
     return (int64_t)result;
@@ -71,7 +72,7 @@ static void count_out(struct sched_queue *q, const struct sched_entity *e)
 // Keeps differences from `base` far from where they would wrap.
 static void rebase(struct sched_queue *q)
 {
-    int64_t distance = (int64_t)(q->moment / q->total);
+    int64_t distance = (int64_t)(q->moment / sched_divisor(&q->total));
     if (distance < REBASE_DISTANCE && distance > -REBASE_DISTANCE)
         return;
     q->base += (uint64_t)distance;
@@ -129,7 +130,7 @@ static void change(struct sched_policy *p, struct sched_queue *q, uint32_t id, u
     if (others)
         lag = (int64_t)(((__int128)lag * (int64_t)(others + weight) -
                          (__int128)sched_queue_lag(q, e, now) * weight) /
-                        (int64_t)others);
+                        (__int128)others);
     if (is_in_tree(e))
         tree_take(p, q, id);
     struct sched_entity changed = *e;
@@ -188,9 +189,12 @@ static void find_heavy(struct sched_policy *p, struct sched_queue *q, uint64_t n
     uint32_t cpus = q->cpu_count < q->count ? q->cpu_count : q->count;
     if (cpus < 2 && !q->heavy_count)
         return;
-    uint32_t former = q->heavy;
-    for (uint32_t id = former; id != SCHED_NONE; id = sched_entity(p, id)->heavy_next)
+    uint32_t former = q->heavy, rounds = SCHED_CPUS_LIMIT;
+    for (uint32_t id = former; id != SCHED_NONE; id = sched_entity(p, id)->heavy_next) {
+        if (!sched_goes_on(p, &rounds))
+            return;
         sched_entity(p, id)->heavy = false;
+    }
     struct heavy_search s = {.p = p,
                              .rest = q->weight,
                              .cpus = cpus,
@@ -198,7 +202,8 @@ static void find_heavy(struct sched_policy *p, struct sched_queue *q, uint64_t n
                              .list = SCHED_NONE};
     // The search links the new list through the same member, so the former ones that are heavy no
     // more are put right first: by then nobody follows the old list.
-    for (uint32_t id = former, next; id != SCHED_NONE; id = next) {
+    rounds = SCHED_CPUS_LIMIT;
+    for (uint32_t id = former, next; id != SCHED_NONE && sched_goes_on(p, &rounds); id = next) {
         next = sched_entity(p, id)->heavy_next;
         sched_entity(p, id)->heavy_next = SCHED_NONE;
         reweigh(p, q, id, sched_entity(p, id)->weight, INT64_MAX, now);
@@ -208,7 +213,10 @@ static void find_heavy(struct sched_policy *p, struct sched_queue *q, uint64_t n
     q->heavy_count = s.found;
     // With a CPU for each they are all alike.
     uint64_t share = s.cpus ? s.rest / s.cpus : SCHED_WEIGHT_DEFAULT << SCHED_WEIGHT_SHIFT;
+    rounds = SCHED_CPUS_LIMIT;
     for (uint32_t id = q->heavy; id != SCHED_NONE; id = sched_entity(p, id)->heavy_next) {
+        if (!sched_goes_on(p, &rounds))
+            return;
         // A whole CPU is all that it can use: nobody can owe it more.
         struct sched_entity *e = sched_entity(p, id);
         e->heavy = true;
@@ -222,8 +230,8 @@ static void find_heavy(struct sched_policy *p, struct sched_queue *q, uint64_t n
 
 static void unlink_heavy(struct sched_policy *p, struct sched_queue *q, uint32_t id)
 {
-    uint32_t *at = &q->heavy;
-    while (*at != SCHED_NONE && *at != id)
+    uint32_t *at = &q->heavy, rounds = SCHED_CPUS_LIMIT;
+    while (*at != SCHED_NONE && *at != id && sched_goes_on(p, &rounds))
         at = &sched_entity(p, *at)->heavy_next;
     if (*at == SCHED_NONE)
         return;
@@ -236,13 +244,14 @@ static void unlink_heavy(struct sched_policy *p, struct sched_queue *q, uint32_t
 void sched_queue_enter(struct sched_policy *p, uint32_t id, uint64_t now)
 {
     struct sched_entity *e = sched_entity(p, id);
-    struct sched_queue *q = &p->queues[e->queue];
+    struct sched_queue *q = sched_queue(p, e->queue);
     int64_t lag = bounded(p, e->lag);
     e->effective = e->weight;
     // Its coming moves the average towards it: so much more that its lag is right afterwards. Alone
     // it has nobody to be behind of.
     if (q->total)
-        lag = (int64_t)((__int128)lag * (int64_t)(q->total + e->effective) / (int64_t)q->total);
+        lag = (int64_t)((__int128)lag * (int64_t)(q->total + e->effective) /
+                        sched_divisor(&q->total));
     else
         lag = 0;
     place(q, e, lag, (int64_t)e->slice, now);
@@ -261,7 +270,7 @@ void sched_queue_enter(struct sched_policy *p, uint32_t id, uint64_t now)
 void sched_queue_leave(struct sched_policy *p, uint32_t id, uint64_t now)
 {
     struct sched_entity *e = sched_entity(p, id);
-    struct sched_queue *q = &p->queues[e->queue];
+    struct sched_queue *q = sched_queue(p, e->queue);
     uint64_t time = sched_queue_time(q, now);
     e->lag = bounded(p, sched_queue_lag(q, e, now));
     if (is_in_tree(e))
@@ -283,7 +292,7 @@ void sched_queue_leave(struct sched_policy *p, uint32_t id, uint64_t now)
 void sched_queue_run(struct sched_policy *p, uint32_t id, uint64_t now)
 {
     struct sched_entity *e = sched_entity(p, id);
-    struct sched_queue *q = &p->queues[e->queue];
+    struct sched_queue *q = sched_queue(p, e->queue);
     tree_take(p, q, id);
     note_debt(q, e, now);
     count_out(q, e);
@@ -295,7 +304,7 @@ void sched_queue_run(struct sched_policy *p, uint32_t id, uint64_t now)
 void sched_queue_ran(struct sched_policy *p, uint32_t id, int64_t ran, enum sched_state after)
 {
     struct sched_entity *e = sched_entity(p, id);
-    struct sched_queue *q = &p->queues[e->queue];
+    struct sched_queue *q = sched_queue(p, e->queue);
     if (is_in_tree(e))
         tree_take(p, q, id);
     count_out(q, e);
@@ -314,7 +323,7 @@ void sched_queue_ran(struct sched_policy *p, uint32_t id, int64_t ran, enum sche
 void sched_queue_settle(struct sched_policy *p, uint32_t id, uint64_t now)
 {
     struct sched_entity *e = sched_entity(p, id);
-    struct sched_queue *q = &p->queues[e->queue];
+    struct sched_queue *q = sched_queue(p, e->queue);
     int64_t lag = sched_queue_lag(q, e, now);
     int64_t settled = bounded(p, lag), most = (int64_t)p->longest_slice;
     if (e->heavy)
@@ -327,19 +336,20 @@ void sched_queue_return(struct sched_policy *p, uint32_t id)
 {
     struct sched_entity *e = sched_entity(p, id);
     e->state = SCHED_WAITING;
-    tree_add(p, &p->queues[e->queue], id);
+    tree_add(p, sched_queue(p, e->queue), id);
 }
 
 uint32_t sched_queue_own(const struct sched_policy *p, uint32_t cpu, uint64_t now)
 {
-    uint32_t id = p->last[cpu];
+    uint32_t id = p->last[cpu % SCHED_CPUS_LIMIT];
     if (id == SCHED_NONE)
         return SCHED_NONE;
     const struct sched_entity *e = sched_entity(p, id);
-    const struct sched_queue *q = &p->queues[e->queue];
+    const struct sched_queue *q = sched_queue(p, e->queue);
     bool goes_on = e->state == SCHED_WAITING && e->heavy && e->cpu == cpu &&
-                   e->queue == p->queue_of[cpu] && sched_queue_lag(q, e, now) >= 0;
-    return goes_on ? id : SCHED_NONE;
+                   e->queue == p->queue_of[cpu % SCHED_CPUS_LIMIT] &&
+                   sched_queue_lag(q, e, now) >= 0;
+    return goes_on ? id % SCHED_ENTITIES_LIMIT : SCHED_NONE;
 }
 
 uint32_t sched_queue_first(const struct sched_policy *p, const struct sched_queue *q, uint64_t now)
