@@ -242,6 +242,7 @@ static const struct argument_rule argument_rules[] = {
     {ALL, "prctl", 0, EXACT, PR_GET_NAME},
     {ALL, "prctl", 0, EXACT, PR_SET_VMA},
     {ALL, "prctl", 0, EXACT, PR_SET_TIMERSLACK},
+    {MAIN, "prctl", 0, EXACT, PR_SCHED_CORE}, // --cpu-group of a running machine
     // Limits can be looked at; new ones (the third argument) can't be set.
     {ALL, "prlimit64", 2, UINT64_MAX, 0},
     // Threads, no processes. vCPUs start none.

@@ -91,6 +91,8 @@ else
     not_ok "the guest knows, and KVM's steal time has it" "$(ferry logs w100 | tail -n 3)"
 fi
 
+check "a group of a running machine, where the host has any" sh -c 'ferry cpu w100 --cpu-group own 2>&1 | grep -q "no core scheduling\|own"'
+check "which doesn't end it" sh -c 'ferry ps --format json | jq -e ".[] | select(.name == \"w100\") | .state == \"running\""'
 says "top prints once where there's no terminal" 0 "NAME*w100 *own*vcpu0*" ferry top --interval 200ms
 check "and as JSON" sh -c 'ferry top --format json --interval 200ms --sort name | jq -e "map(select(.vcpu == 0 and .wanted_percent > 0)) | length > 0"'
 says "doctor knows the backends" 0 "*cpu time*own slicer (own)*" ferry doctor

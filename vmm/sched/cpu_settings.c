@@ -261,7 +261,7 @@ int cpu_settings_check(const struct cpu_settings *settings, unsigned cpus, struc
     if (settings->backend == CPU_BACKEND_NONE && cpu_settings_any(settings))
         return error_set(err, EINVAL,
                          "weight, cap, slice and affinity need a backend that enforces them: "
-                         "'none' doesn't");
+                         "'none' doesn't (a machine keeps the --cpu-backend it was started with)");
     return 0;
 }
 

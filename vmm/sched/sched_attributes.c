@@ -58,10 +58,14 @@ static int apply_one(const struct cpu_settings *settings, unsigned index, pid_t 
 {
     struct sched_params params;
     cpu_settings_resolve(settings, index, &params);
-    int nice = sched_attributes_nice(params.weight);
-    if (setpriority(PRIO_PROCESS, (id_t)tid, nice) != 0)
+    // Weight 100 is what ferry itself was started with (nice(1)); the kernel has nothing above 19.
+    int started = getpriority(PRIO_PROCESS, (id_t)getpid());
+    int nice = started + sched_attributes_nice(params.weight);
+    if (setpriority(PRIO_PROCESS, (id_t)tid, nice > 19 ? 19 : nice < -20 ? -20 : nice) != 0)
         return error_set_errno(err, errno,
-                               "weight %u of vCPU %u (nice %d; below 0 it needs CAP_SYS_NICE)",
+                               "weight %u of vCPU %u: nice %d, which for a thread that had a "
+                               "higher one needs CAP_SYS_NICE (weights up to 100 don't, unless "
+                               "they are raised again; other backends need no right)",
                                params.weight, index, nice);
     int rc = sched_attributes_set_affinity(tid, &params.affinity);
     if (rc < 0)

@@ -298,6 +298,17 @@ static bool leave_board(struct board *b, uint64_t generation)
     return false;
 }
 
+// Nobody counts that far: nor is the rest of the file to be relied on.
+static void leave_impossible(struct board *b, uint64_t generation)
+{
+    begin_header(b, 0);
+    if (!atomic_compare_exchange_strong(&header_of(b)->generation, &generation, generation % AREAS))
+        return; // another one did
+    log_warning("the schedule board's head makes no sense: it is begun anew");
+    if (++b->nonsense > NONSENSE_MOST)
+        go_alone(b);
+}
+
 // What it holds makes no sense. The others find the fresh one, or that this one makes none.
 static void leave_nonsense(struct board *b, struct area *area, uint64_t generation)
 {
@@ -367,8 +378,8 @@ struct sched_policy *board_lock(struct board *b, uint64_t *generation)
         struct area *area = area_of(b, g);
         uint32_t free = 0;
         say_alone(b);
-        if (g >= ALONE_GENERATION && is_shared(b)) { // nobody counts that far
-            atomic_compare_exchange_strong(&header_of(b)->generation, &g, g % AREAS);
+        if (g >= ALONE_GENERATION && is_shared(b)) {
+            leave_impossible(b, g);
             continue;
         }
         // With WAITERS after a wait: others may sleep still, and only this word says so.
