@@ -368,6 +368,40 @@ void channel_send_garbage(struct channel *channel)
         channel_send(channel, &iov, 1);
 }
 
+int channel_exchange_error(int code, const char *doing, struct error *err)
+{
+    switch (-code) {
+    case EMSGSIZE:
+        return error_set(err, EMSGSIZE,
+                         "%s: it sent a message longer than any that may come here: what is there "
+                         "isn't ferry, or the link damages what it carries",
+                         doing);
+    case ECONNRESET:
+    case EPIPE:
+        return error_set(err, -code,
+                         "%s: it closed the connection, or something on the way did (%s): see what "
+                         "ferry says there",
+                         doing, strerror(-code));
+    case ETIMEDOUT:
+        return error_set(err, ETIMEDOUT,
+                         "%s: nothing came or went in time: look whether that host and the link "
+                         "to it are well",
+                         doing);
+    case EPROTO:
+        return error_set(err, EPROTO,
+                         "%s: it sent what is no TLS of this connection: the link damages what it "
+                         "carries, or somebody meddles with it",
+                         doing);
+    case EKEYREJECTED:
+        return error_set(err, EKEYREJECTED,
+                         "%s: it ended the TLS connection, as it doesn't take this side's "
+                         "certificate perhaps: see what ferry says there",
+                         doing);
+    default:
+        return error_set_errno(err, -code, "%s", doing);
+    }
+}
+
 // ---- frames ----
 
 int channel_send_frame(struct channel *channel, uint32_t type, const struct byte_writer *contents)

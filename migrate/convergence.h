@@ -2,8 +2,10 @@
 //
 // expected downtime = what is left / measured bandwidth + the fixed cost of a switch. It switches
 // when that is within the target. When rounds don't get smaller, the guest writes faster than the
-// link carries: the vCPUs are slowed step by step, never beyond the limit. At the time-out it
-// cancels, or switches all the same when that was asked for.
+// link carries: its vCPUs are slowed, never beyond the limit, and at once so far that by what was
+// measured they write 40 % of what the link carries: less for a short time costs a guest no more
+// than a little for a long time, as what it may not do is what the link must catch up. At the
+// time-out it cancels, or switches all the same when that was asked for.
 #pragma once
 
 #include <stdbool.h>
@@ -24,8 +26,8 @@ struct convergence {
     unsigned throttle_limit; // thousandths, below 1000
     uint64_t fixed_cost_ns;  // of a switch without any page
     // The policy's own.
-    uint64_t last_remaining; // bytes, after the round before
-    unsigned rounds, flat_rounds;
+    unsigned flat_rounds;          // in a row
+    unsigned steps;                // how often it was slowed
     unsigned throttle;             // thousandths that the caller shall apply now
     uint64_t expected_downtime_ns; // of the last call
 };
@@ -36,6 +38,7 @@ struct convergence_sample {
     uint64_t sent;       // bytes that the round carried
     uint64_t round_ns;   // how long it took, until the target had applied it
     uint64_t bandwidth;  // bytes a second, from the rounds so far; 0 = unknown
+    unsigned cpu_share;  // of a CPU, that each of those who write used, thousandths; 0 = unknown
 };
 
 enum convergence_decision convergence_decide(struct convergence *c,

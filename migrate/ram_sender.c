@@ -347,7 +347,7 @@ int ram_sender_round(struct ram_sender *s, const struct page_bitmap *pages, uint
     for (unsigned i = 0; i < s->stream_count && rc == 0; i++)
         rc = s->streams[i].result;
     pthread_mutex_unlock(&s->lock);
-    return rc < 0 ? error_set_errno(err, -rc, "sending RAM") : 0;
+    return rc < 0 ? channel_exchange_error(rc, "sending RAM to the target", err) : 0;
 }
 
 // ---- life ----

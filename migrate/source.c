@@ -136,9 +136,10 @@ static void note_round(struct migration_source *s, const struct convergence_samp
     s->throttle = s->convergence.throttle;
     pthread_mutex_unlock(&s->lock);
     log_info("migration: round %u: %" PRIu64 " bytes in %" PRIu64 " us, %" PRIu64
-             " bytes dirty, expected downtime %" PRIu64 " us",
+             " bytes dirty, expected downtime %" PRIu64 " us, writers used %u, %u withheld",
              s->round, sample->sent, sample->round_ns / NSEC_PER_USEC, sample->remaining,
-             s->convergence.expected_downtime_ns / NSEC_PER_USEC);
+             s->convergence.expected_downtime_ns / NSEC_PER_USEC, sample->cpu_share,
+             s->convergence.throttle);
 }
 
 // One round, then what to do next.
@@ -159,6 +160,7 @@ static int run_round(struct migration_source *s, uint64_t *bandwidth,
         .elapsed_ns = now - s->started_ns,
         .sent = ram_sender_totals(s->sender).bytes - sent_before,
         .round_ns = now - start,
+        .cpu_share = machine_writers_share(s->machine),
     };
     // Rounds of a few pages say more of latency than of bandwidth.
     if (sample.sent >= 1 << 20 || *bandwidth == 0)

@@ -14,8 +14,10 @@
 // What a failed exchange with the target means: its own words where it sent some.
 int source_exchange_error(struct migration_source *s, int code, const char *what, struct error *err)
 {
+    char doing[80];
     int rc = source_interruption(s, err);
-    return rc < 0 ? rc : error_set_errno(err, -code, "%s the target", what);
+    snprintf(doing, sizeof(doing), "%s the target", what);
+    return rc < 0 ? rc : channel_exchange_error(code, doing, err);
 }
 
 int source_send(struct migration_source *s, uint32_t type, const struct byte_writer *w,
@@ -124,7 +126,7 @@ int source_open(struct migration_source *s, struct channel *channel,
     migrate_hello_encode(&hello, &w);
     rc = channel_send_frame(channel, MIGRATE_HELLO, &w);
     byte_writer_free(&w);
-    return rc < 0 ? error_set_errno(err, -rc, "talking to the target") : 0;
+    return rc < 0 ? channel_exchange_error(rc, "talking to the target", err) : 0;
 }
 
 struct description_call {

@@ -63,9 +63,7 @@ void migration_target_refuse(struct migration_target *t, const struct error *why
 
 int target_source_error(int code, struct error *err)
 {
-    if (code == -EMSGSIZE)
-        return error_set(err, EPROTO, "the source sent a message that is too long");
-    return error_set_errno(err, -code, "talking to the source");
+    return channel_exchange_error(code, "talking to the source", err);
 }
 
 void target_pass_failure_point(struct migration_target *t, const char *name)

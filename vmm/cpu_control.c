@@ -277,30 +277,54 @@ static void take_sample(const struct cpu_control *c, uint64_t values[CPU_SETTING
     }
 }
 
+static void take_used(struct cpu_control *c)
+{
+    c->used_at = clock_monotonic_ns();
+    for (unsigned i = 0; i < c->vcpus->count; i++)
+        c->used[i] = vcpu_cpu_time_ns(&c->vcpus->list[i]);
+}
+
 void cpu_control_sample(struct cpu_control *c)
 {
     pthread_mutex_lock(&c->lock);
     take_sample(c, c->samples);
+    take_used(c);
+    c->writers = 0;
     pthread_mutex_unlock(&c->lock);
 }
 
 // Those that wrote at least half as much as the average since the last sample. Who is slowed a lot
 // writes too little to be told from the others: then it's those of before.
-static uint64_t busiest_writers(struct cpu_control *c)
+static void find_writers(struct cpu_control *c)
 {
     enum { FAULTS_THAT_TELL = 256 };
-    uint64_t now[CPU_SETTINGS_VCPUS], total = 0, chosen = 0;
+    uint64_t now[CPU_SETTINGS_VCPUS], total = 0;
     take_sample(c, now);
     for (unsigned i = 0; i < c->vcpus->count; i++)
         total += now[i] - c->samples[i];
     if (total < FAULTS_THAT_TELL)
-        return c->writers ? c->writers : UINT64_MAX;
+        return;
+    c->writers = 0;
     for (unsigned i = 0; i < c->vcpus->count; i++)
         if ((now[i] - c->samples[i]) * 2 * c->vcpus->count >= total)
-            chosen |= UINT64_C(1) << i;
+            c->writers |= UINT64_C(1) << i;
     memcpy(c->samples, now, sizeof(now));
-    c->writers = chosen;
-    return chosen;
+}
+
+unsigned cpu_control_writers_share(struct cpu_control *c)
+{
+    uint64_t before[CPU_SETTINGS_VCPUS], most = 0;
+    pthread_mutex_lock(&c->lock);
+    uint64_t before_at = c->used_at;
+    memcpy(before, c->used, sizeof(before));
+    find_writers(c);
+    take_used(c);
+    for (unsigned i = 0; i < c->vcpus->count; i++)
+        if ((!c->writers || c->writers >> i & 1) && c->used[i] - before[i] > most)
+            most = c->used[i] - before[i];
+    uint64_t share = most * 1000 / (c->used_at - before_at + 1);
+    pthread_mutex_unlock(&c->lock);
+    return share < 1 ? 1 : share > 1000 ? 1000 : (unsigned)share;
 }
 
 void cpu_control_throttle(struct cpu_control *c, unsigned thousandths)
@@ -309,9 +333,7 @@ void cpu_control_throttle(struct cpu_control *c, unsigned thousandths)
     int rc = 0;
     pthread_mutex_lock(&c->lock);
     c->throttled = thousandths;
-    uint64_t vcpus = thousandths ? busiest_writers(c) : 0;
-    if (!thousandths)
-        c->writers = 0;
+    uint64_t vcpus = !thousandths ? 0 : c->writers ? c->writers : UINT64_MAX;
     if (!c->slicer && thousandths)
         rc = make_slicer(c, -1, &err);
     if (rc == 0 && c->slicer)

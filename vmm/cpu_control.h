@@ -1,8 +1,8 @@
 // The CPU time of a machine: which backend enforces what its description says, what a move takes
 // from it, and numbers about it.
 //
-// Threads: everything on the main thread, but for cpu_control_throttle() and sample(), which any
-// may call.
+// Threads: everything on the main thread, but for cpu_control_throttle(), sample() and
+// writers_share(), which any may call.
 #pragma once
 
 #include <jansson.h>
@@ -24,7 +24,9 @@ struct cpu_control {
     struct slicer *slicer;
     unsigned throttled;                   // thousandths that a move takes
     uint64_t samples[CPU_SETTINGS_VCPUS]; // how much each had written, when sampled
-    uint64_t writers;                     // those that it takes it from, a bit each; 0 = not known
+    uint64_t used[CPU_SETTINGS_VCPUS];    // CPU time of each, ns, at `used_at`
+    uint64_t used_at;
+    uint64_t writers; // those that wrote most, a bit each; 0 = not known
 };
 
 // What is opened or made by name for the settings, before the process is shut in.
@@ -49,9 +51,12 @@ int cpu_control_set(struct cpu_control *control, const struct cpu_settings *sett
 // After the vCPU threads have started: backends that work on threads take hold of them.
 int cpu_control_started(struct cpu_control *control, struct error *err);
 
-// For a move: notes how much each vCPU has written to memory; and takes that much (thousandths,
-// below 1000) of the time of those that have written most since.
+// For a move: notes how much each vCPU has written to memory and how much time it used; finds those
+// that have written most since the last look, and says how much of a CPU each of them used
+// (thousandths, 1 to 1000: the most of them); takes that much (thousandths, below 1000) of their
+// time.
 void cpu_control_sample(struct cpu_control *control);
+unsigned cpu_control_writers_share(struct cpu_control *control);
 void cpu_control_throttle(struct cpu_control *control, unsigned thousandths);
 
 // What `ferry stats` says of the machine, and of one vCPU; NULL without memory.

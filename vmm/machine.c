@@ -587,6 +587,11 @@ int machine_image_fd(const struct machine *m, unsigned index)
     return index == 0 ? m->files.kernel_fd : m->files.initrd_fd;
 }
 
+unsigned machine_writers_share(struct machine *m)
+{
+    return cpu_control_writers_share(&m->cpu);
+}
+
 void machine_throttle(struct machine *m, unsigned thousandths)
 {
     cpu_control_throttle(&m->cpu, thousandths);

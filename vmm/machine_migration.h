@@ -62,6 +62,10 @@ int machine_image_fd(const struct machine *machine, unsigned index);
 // The address of network `index`: the configured one, else the one made from the machine's name.
 void machine_net_mac(const struct machine_config *config, unsigned index, uint8_t mac[6]);
 
-// Any thread. Keeps vCPUs out of the guest for `thousandths` of the time, to let a move keep up
-// with them; 0 ends it.
+// Any thread. How much of a CPU each of the vCPUs that wrote most used since the last call, or
+// since the machine was held: thousandths, at least 1.
+unsigned machine_writers_share(struct machine *machine);
+
+// Any thread. Keeps those vCPUs out of the guest for `thousandths` of the time, to let a move
+// keep up with them; 0 ends it.
 void machine_throttle(struct machine *machine, unsigned thousandths);

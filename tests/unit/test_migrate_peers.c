@@ -353,12 +353,27 @@ static void hostile_close_control(struct script *s)
 {
     channel_shutdown(&s->control);
 }
-static void (*const hostilities[])(struct script *) = {
-    hostile_pages,         hostile_wrap,         hostile_misaligned, hostile_length,
-    hostile_coming,        hostile_short_coming, hostile_zero,       hostile_round,
-    hostile_type,          hostile_early_state,  hostile_state,      hostile_short_state,
-    hostile_huge_state,    hostile_commit,       hostile_abort,      hostile_close_data,
-    hostile_close_control,
+static const struct {
+    void (*act)(struct script *);
+    const char *said; // of it; "" for any sentence
+} hostilities[] = {
+    {hostile_pages, ""},
+    {hostile_wrap, ""},
+    {hostile_misaligned, ""},
+    {hostile_length, ""},
+    {hostile_coming, ""},
+    {hostile_short_coming, ""},
+    {hostile_zero, ""},
+    {hostile_round, ""},
+    {hostile_type, ""},
+    {hostile_early_state, ""},
+    {hostile_state, ""},
+    {hostile_short_state, ""},
+    {hostile_huge_state, "talking to the source: it sent a message longer than any"},
+    {hostile_commit, ""},
+    {hostile_abort, ""},
+    {hostile_close_data, "receiving RAM from the source: it closed the connection"},
+    {hostile_close_control, "talking to the source: it closed the connection"},
 };
 
 START_TEST(test_hostile_source)
@@ -366,11 +381,13 @@ START_TEST(test_hostile_source)
     struct script s;
     reset_evidence();
     begin_script(&s);
-    hostilities[_i](&s);
+    hostilities[_i].act(&s);
     for (int i = 0; i < 20000 && !atomic_load(&s.target.failed); i++)
         usleep(1000);
     ck_assert(atomic_load(&s.target.failed));
     ck_assert(s.target.err.message[0] != 0);
+    ck_assert_msg(strstr(s.target.err.message, hostilities[_i].said) != NULL, "%s",
+                  s.target.err.message);
     ck_assert(!atomic_load(&s.target.started));
     ck_assert_int_eq(s.target.machine->state, MACHINE_CREATED);
     end_script(&s);

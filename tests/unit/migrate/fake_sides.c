@@ -111,6 +111,10 @@ void machine_net_mac(const struct machine_config *config, unsigned index, uint8_
 {
     memcpy(mac, config->nets[index].mac, 6);
 }
+unsigned machine_writers_share(struct machine *m)
+{
+    return 1000;
+}
 void machine_throttle(struct machine *m, unsigned thousandths)
 {
 }
