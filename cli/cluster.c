@@ -303,7 +303,8 @@ static int await_empty(const struct cluster_options *o, struct error *err)
 {
     struct emptying emptying = {.host = o->host};
     int r = daemon_await(&o->common, o->timeout ? o->timeout : DAEMON_WAIT_FOR_EVER, "vm.list",
-                         NULL, look_at_rest, &emptying, err);
+                         json_pack("{s:s, s:i}", "host", o->host, "limit", 1000), look_at_rest,
+                         &emptying, err);
     if (r)
         print_rest(&emptying);
     json_decref(emptying.last);

@@ -137,7 +137,8 @@ static int print_stakes(const struct declare_options *o, const char *name, const
 {
     json_t *result = NULL, *machine;
     size_t i;
-    int r = daemon_call(&o->common, "vm.list", NULL, &result, err);
+    int r = daemon_call(&o->common, "vm.list", json_pack("{s:s, s:i}", "host", name, "limit", 1000),
+                        &result, err);
     if (r)
         return r;
     if (strcmp(state, "unreported") == 0)

@@ -46,6 +46,8 @@ int vm_await_state(const struct vm_options *o, const char *name, const char *sta
 
 // ---- ls, show ----
 
+enum { PAGE = 400 }; // machines of one answer
+
 static const struct option_spec look_options[] = {
     OPTIONS_FORMAT, OPTIONS_RUNTIME_DIR, OPTIONS_CLUSTER, {0}};
 
@@ -70,6 +72,37 @@ static const struct subcommand vm_ls = {
     .run = list,
 };
 
+// One page after the other. The revision is that of the first one: what came later is in the
+// events since.
+static int list_all(const struct vm_options *o, json_t **result, struct error *err)
+{
+    char last[UUID_TEXT_SIZE] = "";
+    bool more = true;
+    while (more) {
+        json_t *page = NULL, *params = json_pack("{s:b, s:i}", "all", o->all, "limit", PAGE);
+        if (last[0])
+            json_object_set_new(params, "after", json_string(last));
+        int r = daemon_call(&o->common, "vm.list", params, &page, err);
+        if (r) {
+            json_decref(*result);
+            *result = NULL;
+            return r;
+        }
+        more = json_is_true(json_object_get(page, "more"));
+        snprintf(last, sizeof(last), "%s", output_text_of(page, "last"));
+        if (*result) {
+            json_array_extend(json_object_get(*result, "machines"),
+                              json_object_get(page, "machines"));
+            json_decref(page);
+        } else {
+            *result = page;
+        }
+    }
+    json_object_del(*result, "more");
+    json_object_del(*result, "last");
+    return 0;
+}
+
 static int list(int argc, char **argv)
 {
     struct vm_options o = {0};
@@ -80,7 +113,7 @@ static int list(int argc, char **argv)
     int status = options_parse(&vm_ls, argc, argv, &o, &arguments);
     if (status != OPTIONS_GO)
         return status;
-    if (daemon_call(&o.common, "vm.list", json_pack("{s:b}", "all", o.all), &result, &err))
+    if (list_all(&o, &result, &err))
         return daemon_fail(&vm_ls, &err);
     if (o.common.format == OUTPUT_JSON) {
         output_json(result);

@@ -64,9 +64,9 @@ json_t *api_store_status(struct api_call *call)
     return object;
 }
 
-int api_read(struct api_call *call)
+// 0, or what a reading has ended with.
+static int check_read(struct api_call *call, int r)
 {
-    int r = exchange_read(&call->exchange, &call->view, &call->err);
     if (r)
         return r;
     if (call->view.settings.mod)
@@ -76,12 +76,25 @@ int api_read(struct api_call *call)
                      "this cluster isn't set up yet: `ferry cluster init` does that");
 }
 
+int api_read(struct api_call *call)
+{
+    return check_read(call, exchange_read(&call->exchange, &call->view, &call->err));
+}
+
+int api_read_machine(struct api_call *call)
+{
+    const char *name = api_text(call, "name", false);
+    return call->err.code ? -call->err.code
+                          : check_read(call, exchange_read_machine(&call->exchange, name,
+                                                                   &call->view, &call->err));
+}
+
 int api_change(struct api_call *call, int (*fill)(struct api_call *call, struct change *change))
 {
     for (int i = 0; i < TRIES; i++) {
         struct change change;
         uint64_t revision;
-        int r = api_read(call);
+        int r = call->read ? call->read(call) : api_read(call);
         change_clear(&change);
         if (!r)
             r = fill(call, &change);

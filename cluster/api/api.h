@@ -53,6 +53,8 @@ struct api_call {
     const json_t *params;
     struct exchange exchange;
     struct record_view view;
+    // What api_change() reads each time; NULL: api_read().
+    int (*read)(struct api_call *call);
     json_t *result;   // to be set
     const char *code; // of a failure, as in docs/control.md; NULL: "failed"
     struct error err;
@@ -82,6 +84,8 @@ const char *api_machine_state(const struct record_view *view, const struct machi
 const struct machine_entry *api_find_machine(struct api_call *call);
 // Reads everything; fails with a sentence where no cluster was initialised.
 int api_read(struct api_call *call);
+// The same of the machine of the parameter `name` alone, with the hosts that its records name.
+int api_read_machine(struct api_call *call);
 // Makes a change until it is known what became of it: `fill` fills it in from call->view (which is
 // read anew each time), returning 0, 1 when it is done already, or an error.
 int api_change(struct api_call *call, int (*fill)(struct api_call *call, struct change *change));

@@ -179,7 +179,7 @@ int api_vm_events(struct api_call *call)
         return -call->err.code;
     if (since && (!json_is_integer(since) || json_integer_value(since) < 0))
         return error_set(&call->err, EINVAL, "\"since\" must be a revision");
-    int r = api_read(call);
+    int r = name ? api_read_machine(call) : api_read(call);
     if (r)
         return r;
     struct history history = {

@@ -8,6 +8,8 @@
 #include "cluster/manager/placer.h"
 #include "cluster/records/wishes.h"
 
+enum { LIST_LIMIT = 1000 }; // of one answer, which is a line
+
 // ---- finding ----
 
 const struct machine_entry *api_find_machine(struct api_call *call)
@@ -88,24 +90,90 @@ static json_t *buried_json(const struct machine_entry *entry)
                      tombstone->reason, "waits", text, "stuck", 0);
 }
 
+// Which machines are listed.
+struct page {
+    bool all, more;
+    const char *host; // only those on it; NULL: wherever
+    const char *after;
+    char last[UUID_TEXT_SIZE]; // up to it, with `more`
+    unsigned limit;            // 0: none
+};
+
+static int take_page(struct api_call *call, struct page *page)
+{
+    const json_t *limit = json_object_get(call->params, "limit");
+    json_int_t number = limit ? json_integer_value(limit) : 0;
+    page->host = api_text(call, "host", false);
+    page->after = api_text(call, "after", false);
+    page->all = json_is_true(json_object_get(call->params, "all"));
+    if (limit && (!json_is_integer(limit) || number < 1))
+        error_set(&call->err, EINVAL, "\"limit\" must be a number from 1 on");
+    if (page->after && strlen(page->after) >= UUID_TEXT_SIZE)
+        error_set(&call->err, EINVAL, "\"after\" must be a UUID");
+    page->after = page->after ? page->after : "";
+    page->limit = number < LIST_LIMIT ? (unsigned)number : LIST_LIMIT;
+    return -call->err.code;
+}
+
+static bool is_in_page(const struct page *page, const struct machine_entry *entry)
+{
+    if (strcmp(entry->uuid, page->after) <= 0 ||
+        (page->more && strcmp(entry->uuid, page->last) > 0))
+        return false;
+    if (!entry->machine.mod)
+        return page->all && !page->host && is_buried(entry);
+    return !page->host || strcmp(entry->owner.value.owner.host, page->host) == 0;
+}
+
+// A page needs little of the store, unless one of its machines waits for others.
+static int read_page(struct api_call *call, struct page *page)
+{
+    if (!page->limit || page->host)
+        return api_read(call);
+    int r = exchange_read_page(&call->exchange, page->after, page->limit, &call->view, page->last,
+                               &page->more, &call->err);
+    if (!r && !call->view.settings.mod)
+        return api_read(call); // which says what is wrong
+    for (size_t i = 0; i < call->view.machine_count && !r; i++)
+        if (waits_may(&call->view, &call->view.machines[i]))
+            return api_read(call);
+    return r;
+}
+
+// With the last machine of one that is full, to go on behind.
+static json_t *list_page(struct api_call *call, struct page *page, struct waits *waits)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < call->view.machine_count; i++) {
+        const struct machine_entry *entry = &call->view.machines[i];
+        if (!is_in_page(page, entry))
+            continue;
+        if (page->host && page->limit && json_array_size(list) == page->limit) {
+            page->more = true;
+            break;
+        }
+        json_array_append_new(list,
+                              entry->machine.mod ? machine_json(waits, entry) : buried_json(entry));
+        if (page->host)
+            snprintf(page->last, sizeof(page->last), "%s", entry->uuid);
+    }
+    return list;
+}
+
 int api_vm_list(struct api_call *call)
 {
     struct waits waits = {0};
-    bool all = json_is_true(json_object_get(call->params, "all"));
-    int r = api_read(call);
-    json_t *list = json_array();
+    struct page page = {0};
+    int r = take_page(call, &page);
+    if (!r)
+        r = read_page(call, &page);
     if (!r && waits_init(&waits, &call->view))
         r = error_set(&call->err, ENOMEM, "out of memory");
-    for (size_t i = 0; !r && i < call->view.machine_count; i++) {
-        const struct machine_entry *entry = &call->view.machines[i];
-        if (entry->machine.mod)
-            json_array_append_new(list, machine_json(&waits, entry));
-        else if (all && is_buried(entry))
-            json_array_append_new(list, buried_json(entry));
-    }
+    if (!r)
+        call->result = json_pack("{s:o, s:I, s:b, s:s}", "machines", list_page(call, &page, &waits),
+                                 "revision", (json_int_t)call->view.revision, "more", page.more,
+                                 "last", page.more ? page.last : "");
     waits_free(&waits);
-    call->result =
-        json_pack("{s:o, s:I}", "machines", list, "revision", (json_int_t)call->view.revision);
     return r;
 }
 
@@ -119,7 +187,10 @@ static const struct machine_entry *find_buried(struct api_call *call)
 
 int api_vm_show(struct api_call *call)
 {
-    int r = api_read(call);
+    int r = api_read_machine(call);
+    // Places in the queue are among all.
+    if (!r && call->view.machine_count && waits_may(&call->view, &call->view.machines[0]))
+        r = api_read(call);
     const struct machine_entry *entry = r ? NULL : find_buried(call);
     if (entry) {
         call->result = buried_json(entry);
@@ -289,7 +360,7 @@ int api_vm_create(struct api_call *call)
         return error_set(&call->err, EINVAL,
                          "\"request\" must be 1 to %d characters without a slash",
                          RECORD_NAME_SIZE - 1);
-    int r = api_read(call);
+    int r = api_read_machine(call);
     if (!r)
         r = read_wish(call, &machine);
     if (!r)
@@ -352,16 +423,19 @@ static int fill_delete(struct api_call *call, struct change *change)
 
 int api_vm_start(struct api_call *call)
 {
+    call->read = api_read_machine;
     return api_change(call, fill_start);
 }
 
 int api_vm_stop(struct api_call *call)
 {
+    call->read = api_read_machine;
     return api_change(call, fill_stop);
 }
 
 int api_vm_delete(struct api_call *call)
 {
+    call->read = api_read_machine;
     return api_change(call, fill_delete);
 }
 
@@ -490,6 +564,7 @@ static int fill_cancel(struct api_call *call, struct change *change)
 
 int api_vm_cancel_move(struct api_call *call)
 {
+    call->read = api_read_machine;
     return api_change(call, fill_cancel);
 }
 

@@ -77,6 +77,14 @@ static bool say_draining(struct waits *waits, const struct machine_entry *entry,
     return false;
 }
 
+bool waits_may(const struct record_view *view, const struct machine_entry *entry)
+{
+    const struct owner_record *owner = &entry->owner.value.owner;
+    const struct host_entry *host = record_view_host(view, owner->host);
+    return entry->machine.mod && owner->stage == OWNER_STARTED &&
+           (entry->machine.value.machine.move_to[0] || (host && host->host.value.host.draining));
+}
+
 bool waits_text(struct waits *waits, const struct machine_entry *entry, char text[RECORD_TEXT_SIZE])
 {
     const struct owner_record *owner = &entry->owner.value.owner;

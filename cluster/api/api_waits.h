@@ -14,6 +14,9 @@ struct waits {
 // 0 or -ENOMEM; to be freed by waits_free() in any case.
 int waits_init(struct waits *waits, const struct record_view *view);
 void waits_free(struct waits *waits);
+// Whether it may wait for something, so that the text needs a view of everything: else one of the
+// machine and its hosts will do.
+bool waits_may(const struct record_view *view, const struct machine_entry *entry);
 // "" when it waits for nothing. True: it waits for something that won't come by itself.
 bool waits_text(struct waits *waits, const struct machine_entry *entry,
                 char text[RECORD_TEXT_SIZE]);

@@ -8,7 +8,7 @@
 static const enum record_kind view_kinds[] = {RECORD_SETTINGS, RECORD_MANAGER, RECORD_HOST,
                                               RECORD_LIFE,     RECORD_RENEWAL, RECORD_MACHINE,
                                               RECORD_OWNER,    RECORD_STATE,   RECORD_TOMBSTONE};
-enum { VIEW_KINDS = sizeof(view_kinds) / sizeof(view_kinds[0]), EXCHANGE_KEYS = 4 };
+enum { VIEW_KINDS = sizeof(view_kinds) / sizeof(view_kinds[0]), EXCHANGE_KEYS = 12 };
 
 void exchange_close(struct exchange *exchange)
 {
@@ -138,18 +138,12 @@ static int read_rest(struct exchange *exchange, struct record_view *view, struct
     return 0;
 }
 
-int exchange_read(struct exchange *exchange, struct record_view *view, struct error *err)
+// All of some ranges, as of one revision; what an answer has no room for is asked for again.
+static int read_ranges(struct exchange *exchange, struct record_view *view,
+                       const struct store_op *ops, int count, struct error *err)
 {
-    struct store_op ops[VIEW_KINDS];
-    uint8_t ends[VIEW_KINDS][RECORD_KEY_SIZE];
-    struct store_txn txn = {.then = ops, .then_count = VIEW_KINDS};
+    struct store_txn txn = {.then = ops, .then_count = (size_t)count};
     struct store_result result;
-    *err = (struct error){0};
-    record_view_clear(view);
-    if (open_client(exchange, err))
-        return -err->code;
-    for (int i = 0; i < VIEW_KINDS; i++)
-        ops[i] = range_of(view_kinds[i], ends[i]);
     int r = store_client_txn(exchange->client, &txn, false, &result, err);
     if (r)
         return r;
@@ -159,7 +153,7 @@ int exchange_read(struct exchange *exchange, struct record_view *view, struct er
     view->revision = result.revision;
     uint8_t last[VIEW_KINDS][RECORD_KEY_SIZE];
     size_t last_length[VIEW_KINDS] = {0};
-    for (int k = 0; k < VIEW_KINDS && !r; k++) {
+    for (int k = 0; k < count && !r; k++) {
         const struct store_op_result *one = &result.ops[k];
         for (size_t i = 0; i < one->key_value_count && !r; i++)
             r = record_view_take(view, &one->key_values[i], err);
@@ -171,11 +165,91 @@ int exchange_read(struct exchange *exchange, struct record_view *view, struct er
     }
     // The answer's bytes are the client's, and go with its next request.
     store_result_free(&result);
-    for (int k = 0; k < VIEW_KINDS && !r; k++)
+    for (int k = 0; k < count && !r; k++)
         if (last_length[k])
             r = read_rest(exchange, view, ops[k], (struct store_bytes){last[k], last_length[k]},
                           err);
     return r;
+}
+
+int exchange_read(struct exchange *exchange, struct record_view *view, struct error *err)
+{
+    struct store_op ops[VIEW_KINDS];
+    uint8_t ends[VIEW_KINDS][RECORD_KEY_SIZE];
+    *err = (struct error){0};
+    record_view_clear(view);
+    if (open_client(exchange, err))
+        return -err->code;
+    for (int i = 0; i < VIEW_KINDS; i++)
+        ops[i] = range_of(view_kinds[i], ends[i]);
+    return read_ranges(exchange, view, ops, VIEW_KINDS, err);
+}
+
+// ---- parts of it ----
+
+static bool is_by_uuid(enum record_kind kind)
+{
+    return kind == RECORD_MACHINE || kind == RECORD_OWNER || kind == RECORD_STATE ||
+           kind == RECORD_TOMBSTONE;
+}
+
+// The key that follows that of `name`, and may be there or not. Returns its length.
+static size_t key_behind(enum record_kind kind, const char *name, uint8_t out[RECORD_KEY_SIZE + 1])
+{
+    struct record_key key = record_key_of(kind, name);
+    record_key_format(&key, (char *)out);
+    return strlen((char *)out) + 1;
+}
+
+// The last of up to `limit` machines behind `after`, and whether there are more.
+static int find_page(struct exchange *exchange, const char *after, unsigned limit,
+                     char last[UUID_TEXT_SIZE], bool *more, struct error *err)
+{
+    uint8_t from[RECORD_KEY_SIZE + 1], end[RECORD_KEY_SIZE];
+    struct store_op op = range_of(RECORD_MACHINE, end);
+    struct store_txn txn = {.then = &op, .then_count = 1};
+    struct store_result result;
+    struct record_key key;
+    if (after[0])
+        op.key = (struct store_bytes){from, key_behind(RECORD_MACHINE, after, from)};
+    op.limit = limit;
+    op.flags = STORE_KEYS_ONLY;
+    int r = store_client_txn(exchange->client, &txn, false, &result, err);
+    if (r)
+        return r;
+    if (result.status != STORE_OK)
+        return failed(&result, err);
+    *err = (struct error){0};
+    const struct store_op_result *one = &result.ops[0];
+    *more = one->more && one->key_value_count;
+    last[0] = 0;
+    if (*more && record_key_parse(one->key_values[one->key_value_count - 1].key, &key) == 0)
+        snprintf(last, UUID_TEXT_SIZE, "%.36s", key.name);
+    store_result_free(&result);
+    return 0;
+}
+
+int exchange_read_page(struct exchange *exchange, const char *after, unsigned limit,
+                       struct record_view *view, char last[UUID_TEXT_SIZE], bool *more,
+                       struct error *err)
+{
+    struct store_op ops[VIEW_KINDS];
+    uint8_t froms[VIEW_KINDS][RECORD_KEY_SIZE + 1], ends[VIEW_KINDS][RECORD_KEY_SIZE + 1];
+    *err = (struct error){0};
+    record_view_clear(view);
+    if (open_client(exchange, err))
+        return -err->code;
+    int r = find_page(exchange, after, limit, last, more, err);
+    for (int i = 0; i < VIEW_KINDS; i++) {
+        ops[i] = range_of(view_kinds[i], ends[i]);
+        if (!is_by_uuid(view_kinds[i]))
+            continue;
+        if (after[0])
+            ops[i].key = (struct store_bytes){froms[i], key_behind(view_kinds[i], after, froms[i])};
+        if (*more)
+            ops[i].end = (struct store_bytes){ends[i], key_behind(view_kinds[i], last, ends[i])};
+    }
+    return r ? r : read_ranges(exchange, view, ops, VIEW_KINDS, err);
 }
 
 // Of a transaction of whole keys that is read only.
@@ -224,6 +298,43 @@ int exchange_read_owner(struct exchange *exchange, const char *uuid, struct reco
     if (!r && (entry ? entry->owner.mod : 0) != first.mod)
         return error_set(err, EAGAIN, "the machine's record is being changed");
     return r;
+}
+
+static size_t add_hosts(struct record_key *keys, size_t count, const struct owner_record *owner)
+{
+    const char *hosts[] = {owner->host, owner->migration.target, owner->migration.source};
+    for (size_t i = 0; i < sizeof(hosts) / sizeof(hosts[0]); i++) {
+        if (!hosts[i][0])
+            continue;
+        keys[count++] = record_key_of(RECORD_LIFE, hosts[i]);
+        keys[count++] = record_key_of(RECORD_HOST, hosts[i]);
+    }
+    return count;
+}
+
+int exchange_read_machine(struct exchange *exchange, const char *name, struct record_view *view,
+                          struct error *err)
+{
+    struct record index, owner = {0};
+    record_view_clear(view);
+    if (!name || strlen(name) >= RECORD_NAME_SIZE || strchr(name, '/'))
+        name = "-"; // nobody's
+    int r = exchange_get(exchange, RECORD_NAME, name, &index, err);
+    const char *uuid = index.mod ? index.value.uuid.uuid : name;
+    if (!r)
+        r = exchange_get(exchange, RECORD_OWNER, uuid, &owner, err);
+    if (r)
+        return r;
+    struct record_key keys[EXCHANGE_KEYS] = {record_key_of(RECORD_SETTINGS, "")};
+    size_t count = 1;
+    if (strlen(uuid) < UUID_TEXT_SIZE) {
+        keys[count++] = record_key_of(RECORD_MACHINE, uuid);
+        keys[count++] = record_key_of(RECORD_OWNER, uuid);
+        keys[count++] = record_key_of(RECORD_STATE, uuid);
+        keys[count++] = record_key_of(RECORD_TOMBSTONE, uuid);
+    }
+    count = add_hosts(keys, count, &owner.value.owner);
+    return read_keys(exchange, keys, count, view, err);
 }
 
 int exchange_revision(struct exchange *exchange, uint64_t *revision, struct error *err)

@@ -25,6 +25,15 @@ int exchange_learn(struct exchange *exchange, const struct record_view *view, st
 // leader; or another error, with a sentence each. A record that can't be decoded is an error: what
 // isn't understood must not look as if it weren't there.
 int exchange_read(struct exchange *exchange, struct record_view *view, struct error *err);
+// Of machines only those behind the UUID `after` ("": from the first one on): up to about `limit`,
+// through `last` if there are `more`. Hosts and the rest as exchange_read(), and as it in all else.
+int exchange_read_page(struct exchange *exchange, const char *after, unsigned limit,
+                       struct record_view *view, char last[UUID_TEXT_SIZE], bool *more,
+                       struct error *err);
+// One machine, by its name or UUID, the hosts that its owner record named just before, and the
+// settings, as of one revision; without it where there is none. As exchange_read().
+int exchange_read_machine(struct exchange *exchange, const char *name, struct record_view *view,
+                          struct error *err);
 // One record; `record->mod` is 0 when it isn't there. What it owns is the caller's.
 int exchange_get(struct exchange *exchange, enum record_kind kind, const char *name,
                  struct record *record, struct error *err);

@@ -44,6 +44,25 @@ on 1 cluster undrain h2
 on 1 cluster undrain h3
 report "five machines run on one host" test "$(on 1 vm ls --format json | jq -r '[.machines[].host] | unique | join(" ")')" = h1
 
+in_pages() { # LIMIT: all names, one page after the other
+    python3 - "$work/run1/.ferryd.sock" "$1" <<'EOF'
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+lines = s.makefile("rw")
+lines.readline()
+names, last, pages, more = [], "", 0, True
+while more:
+    print(json.dumps({"id": 1, "method": "vm.list", "params": {"limit": int(sys.argv[2]), "after": last}}), file=lines, flush=True)
+    page = json.loads(lines.readline())["result"]
+    names += [m["name"] for m in page["machines"]]
+    last, more, pages = page["last"], page["more"], pages + 1
+print(pages, *sorted(names))
+EOF
+}
+report "the list comes in pages" test "$(in_pages 2)" = "3 a b c d pinned"
+report "or in one" test "$(in_pages 5)" = "1 a b c d pinned"
+
 # Two that don't answer: their moves go on when they do, and not before.
 a=$(process_of a) b=$(process_of b) # who is stopped isn't listed
 signal STOP "$a"
@@ -64,6 +83,7 @@ on 1 vm migrate d --to h3 >/dev/null
 check "the fourth is behind it" waits d "to move to 'h3' (2 of 2 that wait): 2 moves"
 on 1 vm migrate c --to h2 >/dev/null # once more: it keeps its place
 report "who was first stays it" waits c "to move to 'h2' (1 of 2 that wait)"
+report "a page has the places too" sh -c "'$ferry' vm ls --runtime-dir '$work/run1' | grep -q '^d .*2 of 2 that wait'"
 report "the status counts them" test "$(on 1 cluster status --format json | jq -r '"\(.moves) \(.moves_waiting)"')" = "2 2"
 on 1 vm migrate d --to h1 >/dev/null # where it is
 report "one that is to stay waits no more" waits d '^$'
