@@ -110,7 +110,8 @@ static void accept_one(struct migration_target *t)
     if (fd < 0)
         return;
     channel_adopt(&fresh, fd);
-    if (!target_greet(&fresh, &t->params, HELLO_LIMIT, &hello))
+    bool under_way = t->receiver || t->loaded; // others wait
+    if (!target_greet(&fresh, &t->params, under_way ? HELLO_LIMIT : GREETING_LIMIT, &hello))
         return;
     bool ours = memcmp(hello.id, t->hello.id, sizeof(hello.id)) == 0;
     if (hello.role == MIGRATE_ROLE_QUERY && !ours) {

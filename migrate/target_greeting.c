@@ -8,8 +8,7 @@
 #include "base/log.h"
 #include "migrate/target_internal.h"
 
-#define GREETING_LIMIT (10 * NSEC_PER_SEC) // for the first connection to say what it is
-#define FRAME_LIMIT    (60 * NSEC_PER_SEC) // for a whole frame of what comes before READY
+#define FRAME_LIMIT (60 * NSEC_PER_SEC) // for a whole frame of what comes before READY
 
 // Doesn't tell by the time it takes how much of it is right.
 static bool same_token(const char *wanted, const char *shown)

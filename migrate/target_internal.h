@@ -13,7 +13,10 @@
 
 #define HELLO_LIMIT                                                                                \
     (2 * NSEC_PER_SEC) // for a connection that comes during an attempt to say what it is
-#define SILENCE_LIMIT (30 * NSEC_PER_SEC) // of the source, before the attempt is given up
+// For the first connection to say what it is, and for those for data: a handshake takes seconds
+// where both hosts are busy, and nothing else waits for it yet.
+#define GREETING_LIMIT (10 * NSEC_PER_SEC)
+#define SILENCE_LIMIT  (30 * NSEC_PER_SEC) // of the source, before the attempt is given up
 
 // How it ended, for questions. Decided once.
 enum outcome { OUTCOME_OPEN, OUTCOME_STARTED, OUTCOME_NOT_STARTED };
