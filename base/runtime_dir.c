@@ -13,7 +13,7 @@
 #include "base/last_word.h"
 #include "base/local_socket.h"
 
-enum { LIST_LOCK_WAIT_SECONDS = 10 };
+enum { LIST_LOCK_WAIT_SECONDS = 10, EXIT_SIZE = 4096 };
 
 // ---- the directory ----
 
@@ -156,11 +156,24 @@ static void remove_files(int machine_fd, int count)
         unlinkat(machine_fd, machine_files[i], 0);
 }
 
+// A machine that ends while the disk is full must still be able to say how: else it would be taken
+// for one whose process died, and started again.
+static void set_exit_aside(int machine_fd)
+{
+    int fd = openat(machine_fd, "exit.json.new",
+                    O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return; // its end may be more lucky
+    (void)!fallocate(fd, 0, 0, EXIT_SIZE);
+    close(fd);
+}
+
 // Under the list's lock.
 static int claim_locked(const struct runtime_dir *dir, const char *name,
                         struct runtime_machine *machine, struct error *err)
 {
-    if (mkdirat(dir->fd, name, 0700) != 0 && errno != EEXIST)
+    bool made = mkdirat(dir->fd, name, 0700) == 0;
+    if (!made && errno != EEXIST)
         return error_set_errno(err, errno, "making '%s/%s'", dir->path, name);
     int fd = open_machine_dir(dir, name);
     if (fd < 0)
@@ -171,6 +184,8 @@ static int claim_locked(const struct runtime_dir *dir, const char *name,
         if (lock_fd >= 0)
             close(lock_fd);
         close(fd);
+        if (made) // a full disk
+            unlinkat(dir->fd, name, AT_REMOVEDIR);
         if (r == -EAGAIN)
             return error_set(err, EEXIST,
                              "a machine named '%s' is running: choose another name, or stop that "
@@ -179,6 +194,7 @@ static int claim_locked(const struct runtime_dir *dir, const char *name,
         return error_set_errno(err, -r, "locking '%s/%s/lock'", dir->path, name);
     }
     remove_files(fd, MACHINE_FILES - 1); // all but the lock
+    set_exit_aside(fd);
     machine->fd = fd;
     machine->lock_fd = lock_fd;
     snprintf(machine->name, sizeof(machine->name), "%s", name);
@@ -261,13 +277,42 @@ char *runtime_machine_path(const struct runtime_machine *machine, const char *fi
     return out;
 }
 
+// All of it from the file's start, and nothing behind it.
+static int overwrite_json(int fd, const json_t *value)
+{
+    char *text = json_dumps(value, JSON_INDENT(2));
+    if (!text)
+        return -ENOMEM;
+    size_t length = strlen(text), done = 0;
+    int r = 0;
+    text[length++] = '\n'; // in place of the terminator
+    while (!r && done < length) {
+        ssize_t n = pwrite(fd, text + done, length - done, (off_t)done);
+        if (n > 0)
+            done += (size_t)n;
+        else if (n == 0 || errno != EINTR)
+            r = n == 0 ? -EIO : -errno;
+    }
+    if (!r && ftruncate(fd, (off_t)length) != 0)
+        r = -errno;
+    free(text);
+    return r;
+}
+
 int runtime_machine_write_exit(const struct runtime_machine *machine, const json_t *status,
                                struct error *err)
 {
-    int fd = runtime_machine_open(machine, "exit.json.new", O_WRONLY | O_CREAT | O_TRUNC, err);
+    int fd = runtime_machine_open(machine, "exit.json.new", O_WRONLY | O_CREAT, err);
     if (fd < 0)
         return fd;
-    int r = json_dumpfd(status, fd, JSON_INDENT(2)) == 0 && write(fd, "\n", 1) == 1 ? 0 : -EIO;
+    int r = overwrite_json(fd, status);
+    if (r && json_object_get(status, "crash_report")) {
+        // Without it, it fits into what was set aside. The log has it, where there was room.
+        json_t *shorter = json_copy((json_t *)status);
+        json_object_del(shorter, "crash_report");
+        r = shorter ? overwrite_json(fd, shorter) : r;
+        json_decref(shorter);
+    }
     if (close(fd) != 0 && !r)
         r = -errno;
     if (!r && renameat(machine->fd, "exit.json.new", machine->fd, "exit.json") != 0)
@@ -364,7 +409,10 @@ json_t *runtime_dir_read_exit(const struct runtime_dir *dir, const char *name)
         return NULL;
     json_t *status = json_loadfd(exit_fd, 0, NULL);
     close(exit_fd);
-    return status;
+    if (json_is_object(status))
+        return status;
+    json_decref(status);
+    return NULL;
 }
 
 void runtime_dir_read_death(const struct runtime_dir *dir, const char *name, char *out)

@@ -52,7 +52,8 @@ int runtime_machine_open(const struct runtime_machine *machine, const char *file
                          struct error *err);
 // Path of a file (a socket) of the machine, in `out` of PATH_MAX bytes.
 char *runtime_machine_path(const struct runtime_machine *machine, const char *file, char *out);
-// Writes exit.json (so that readers see all of it or none).
+// Writes exit.json (so that readers see all of it or none); on a full disk without its
+// "crash_report", into a block that was set aside by the claim.
 int runtime_machine_write_exit(const struct runtime_machine *machine, const json_t *status,
                                struct error *err);
 // Removes the sockets and gives the name free; the rest stays for `ferry logs` and `ferry ps -a`.

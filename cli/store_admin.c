@@ -355,7 +355,10 @@ static int check_log(const struct files *files, struct error *err, json_t **repo
     for (uint64_t at = 0; !error && got; at += got) {
         error = wal_snapshot_read(reader, at, buffer, sizeof(buffer), &got);
         if (error)
-            error_set_errno(err, -error, "the snapshot is damaged near byte %" PRIu64, at);
+            error_set_errno(err, -error,
+                            "snapshot 'snap-%016" PRIx64 "-%016" PRIx64
+                            "': damaged near byte %" PRIu64 " of its contents",
+                            stored.snapshot.last.index, stored.snapshot.last.term, at);
     }
     if (!error) {
         *report = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "member",

@@ -21,7 +21,9 @@ static int report(const struct runtime_dir *dir, const char *name, struct wait_o
         runtime_dir_read_death(dir, name, death);
         return error_set(err, ESRCH, "the process of '%s' %s", name, death);
     }
-    o->status = (int)json_integer_value(json_object_get(status, "exit_status"));
+    const json_t *number = json_object_get(status, "exit_status");
+    json_int_t value = json_integer_value(number);
+    o->status = json_is_integer(number) && value >= 0 && value <= 255 ? (int)value : STATUS_FAILED;
     const char *reason = json_string_value(json_object_get(status, "reason"));
     if (o->common.format == OUTPUT_JSON)
         output_json_line(status);

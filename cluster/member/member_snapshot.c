@@ -126,6 +126,12 @@ int member_load_machine(const struct wal *wal, struct raft_position last, uint32
         return error_set(err, EPROTONOSUPPORT,
                          "the cluster uses commands that this version of ferry doesn't know: "
                          "install the version that the other members run");
+    if (error == -EBADMSG || error == -EIO)
+        return error_set(err, -error,
+                         "snapshot 'snap-%016lx-%016lx' is damaged (its contents have another "
+                         "checksum, or make no sense): remove this member and let a new one join "
+                         "in its place",
+                         last.index, last.term);
     if (error)
         return error_set_errno(err, -error, "the snapshot of entry %lu can't be used", last.index);
     return 0;

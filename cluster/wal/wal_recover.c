@@ -125,8 +125,11 @@ static int segment_load(struct wal *wal, struct segment *segment, struct error *
                          segment->name);
     if (error)
         return damaged(err, segment, 0, "the header's checksum is wrong");
-    if (segment->header.size != segment->size || segment->header.sequence != segment->sequence)
+    if (segment->header.sequence != segment->sequence)
         return damaged(err, segment, 0, "the header is of another file");
+    if (segment->header.size != segment->size)
+        return damaged(err, segment, segment->size < segment->header.size ? segment->size : 0,
+                       "its size isn't what the header says, so it was cut or grew");
     return 0;
 }
 

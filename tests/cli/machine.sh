@@ -36,6 +36,26 @@ sh -c 'exec ferry run g --kernel "$1" --append test=hello --memory 32M --disk "$
 check "without any stream a machine runs" jq -e '.reason == "power-off"' "$FERRY_RUNTIME_DIR/g/exit.json"
 check "and nothing is printed to its disk" cmp "$work/before.img" "$work/closed.img"
 
+# ---- a full disk ----
+# shellcheck disable=SC2016 # the inner shell's
+on_a_full_disk() {
+    unshare --map-root-user --mount sh -c 'mount -t tmpfs -o size=128k,mode=700 none "$0" || exit 99
+        ferry run full --detach --kernel "$1" --append test=input --memory 32M >/dev/null || exit 98
+        cat /dev/zero >"$0/filler" 2>/dev/null
+        # Again and again: what is typed before the guest listens is lost.
+        while echo quit; do sleep 0.2; done 2>/dev/null | timeout 300 ferry console full >/dev/null
+        timeout 60 ferry wait full
+        status=$?
+        ferry kill full >/dev/null 2>&1 # else it would outlive this
+        exit $status' "$FERRY_RUNTIME_DIR" "$GUEST"
+}
+mkdir -p "$FERRY_RUNTIME_DIR"
+if unshare --map-root-user --mount true 2>/dev/null; then
+    says "a machine that ends on a full disk has said how" 0 "full: power-off" on_a_full_disk
+else
+    skip "a machine that ends on a full disk has said how" "no mount namespace can be made"
+fi
+
 # ---- crash ----
 says "a crash is reported, status 4" 4 "*the guest crashed*" \
     ferry run boom --kernel "$GUEST" --append "test=crash mode=triple" --memory 32M

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -229,6 +230,34 @@ START_TEST(exit_status_is_kept)
 }
 END_TEST
 
+// The limit stands for a disk that takes no more than what was set aside.
+START_TEST(exit_status_fits_on_a_full_disk)
+{
+    struct runtime_machine machine;
+    struct rlimit before, full = {4096, RLIM_INFINITY};
+    char report[8000];
+    memset(report, 'x', sizeof(report));
+    runtime_machine_claim(&dir, "web", &machine, &err);
+    ck_assert(has("web", "exit.json.new"));
+    json_t *status =
+        json_pack("{s:s, s:s%}", "reason", "crash", "crash_report", report, (size_t)sizeof(report));
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &before);
+    full.rlim_max = before.rlim_max;
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &full), 0);
+    int r = runtime_machine_write_exit(&machine, status, &err);
+    setrlimit(RLIMIT_FSIZE, &before);
+    signal(SIGXFSZ, SIG_DFL);
+    ck_assert_int_eq(r, 0);
+    runtime_machine_release(&dir, &machine, false);
+    json_t *read = runtime_dir_read_exit(&dir, "web");
+    json_object_del(status, "crash_report");
+    ck_assert(json_equal(read, status));
+    json_decref(read);
+    json_decref(status);
+}
+END_TEST
+
 START_TEST(directory_must_be_ours_alone)
 {
     char path[PATH_MAX + 16];
@@ -322,6 +351,7 @@ int main(void)
     tcase_add_test(tests, names_are_made_up);
     tcase_add_test(tests, list_shows_living_and_dead);
     tcase_add_test(tests, exit_status_is_kept);
+    tcase_add_test(tests, exit_status_fits_on_a_full_disk);
     tcase_add_test(tests, directory_must_be_ours_alone);
     tcase_add_test(tests, long_paths_are_refused_early);
     tcase_add_test(tests, facts_last_for_this_boot);
