@@ -161,14 +161,22 @@ static int read_history(struct history *history)
     return r;
 }
 
-static const char *uuid_of(const struct api_call *call, const char *name)
+// NULL with a sentence: neither a machine nor a UUID.
+static const char *uuid_of(struct api_call *call, const char *name)
 {
+    struct uuid uuid;
     for (size_t i = 0; i < call->view.machine_count; i++) {
         const struct machine_entry *entry = &call->view.machines[i];
         if (entry->machine.mod && strcmp(entry->machine.value.machine.name, name) == 0)
             return entry->uuid;
     }
-    return name; // a UUID, perhaps of one that is gone
+    if (uuid_parse(name, &uuid) == 0)
+        return name; // perhaps of one that is gone
+    call->code = "not-found";
+    error_set(&call->err, ENOENT,
+              "there is no machine '%s' (`ferry vm ls` lists them; what was deleted has its UUID)",
+              name);
+    return NULL;
 }
 
 int api_vm_events(struct api_call *call)
@@ -182,9 +190,12 @@ int api_vm_events(struct api_call *call)
     int r = name ? api_read_machine(call) : api_read(call);
     if (r)
         return r;
+    const char *uuid = name ? uuid_of(call, name) : NULL;
+    if (name && !uuid)
+        return -call->err.code;
     struct history history = {
         .call = call,
-        .uuid = name ? uuid_of(call, name) : NULL,
+        .uuid = uuid,
         .events = json_array(),
         .through = since ? (uint64_t)json_integer_value(since) : call->view.revision,
     };

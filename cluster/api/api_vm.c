@@ -53,15 +53,17 @@ static json_t *machine_json(struct waits *waits, const struct machine_entry *ent
     const struct machine_record *machine = &entry->machine.value.machine;
     const struct owner_record *owner = &entry->owner.value.owner;
     const struct state_record *state = &entry->state.value.state;
+    const char *now = api_machine_state(waits->view, entry);
+    // Why it waited, before it was stopped, is nothing to look at any more.
+    bool stale = strcmp(now, "stopped") == 0 && strcmp(state->state, "pending") == 0;
     return json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:s, s:b, s:s, s:i, s:s, s:b, s:i}", "name",
-        machine->name, "uuid", entry->uuid, "wish", wish_name(machine->wish), "state",
-        api_machine_state(waits->view, entry), "host", owner->host, "incarnation",
-        (json_int_t)owner->incarnation, "epoch", (json_int_t)owner->epoch, "cpus",
-        (int)machine->cpus, "memory", (json_int_t)machine->memory, "restart",
-        restart_policy_name(machine->restart), "ha", !machine->no_ha, "reason", state->reason,
-        "restarts", (int)state->restarts, "waits", text, "stuck", stuck, "place",
-        (int)moves_place(&waits->moves, waits->view, entry));
+        machine->name, "uuid", entry->uuid, "wish", wish_name(machine->wish), "state", now, "host",
+        owner->host, "incarnation", (json_int_t)owner->incarnation, "epoch",
+        (json_int_t)owner->epoch, "cpus", (int)machine->cpus, "memory", (json_int_t)machine->memory,
+        "restart", restart_policy_name(machine->restart), "ha", !machine->no_ha, "reason",
+        stale ? "" : state->reason, "restarts", (int)state->restarts, "waits", text, "stuck", stuck,
+        "place", (int)moves_place(&waits->moves, waits->view, entry));
 }
 
 // One that was deleted, of which hosts that are lost may have something yet.
@@ -278,6 +280,25 @@ static int read_wish(struct api_call *call, struct machine_record *machine)
                : error_set(&call->err, ENOMEM, "out of memory");
 }
 
+// A request of before has made `uuid`: 1, or an error when that is another machine than is asked
+// for.
+static int check_name(struct api_call *call, const char *request, const char *name,
+                      const char *uuid)
+{
+    struct record record;
+    int r = exchange_get(&call->exchange, RECORD_MACHINE, uuid, &record, &call->err);
+    if (r)
+        return r;
+    if (record.mod && strcmp(record.value.machine.name, name) != 0) {
+        call->code = "exists";
+        r = error_set(&call->err, EEXIST,
+                      "the request '%s' has made '%s', not '%s': take another id", request,
+                      record.value.machine.name, name);
+    }
+    record_free(RECORD_MACHINE, &record.value);
+    return r ? r : 1;
+}
+
 // Looks at what is there under the request's id and the name: 1 when the request was done before
 // (by whomever), 0 when it can be tried, or an error.
 static int look_for_earlier(struct api_call *call, const char *request, const char *name,
@@ -288,7 +309,7 @@ static int look_for_earlier(struct api_call *call, const char *request, const ch
         request ? exchange_get(&call->exchange, RECORD_REQUEST, request, &record, &call->err) : 0;
     if (!r && request && record.mod) {
         snprintf(uuid, UUID_TEXT_SIZE, "%s", record.value.uuid.uuid);
-        return 1;
+        return check_name(call, request, name, uuid);
     }
     if (!r)
         r = exchange_get(&call->exchange, RECORD_NAME, name, &record, &call->err);
@@ -333,6 +354,7 @@ static int create(struct api_call *call, const struct machine_record *machine, c
             return 0;
         if (r == -EEXIST && tries) { // perhaps by the try before, of unknown outcome
             struct record record;
+            struct error said = call->err;
             if (exchange_get(&call->exchange, RECORD_NAME, machine->name, &record, &call->err) ==
                     0 &&
                 strcmp(record.value.uuid.uuid, mine) == 0) {
@@ -340,6 +362,7 @@ static int create(struct api_call *call, const struct machine_record *machine, c
                 snprintf(uuid, UUID_TEXT_SIZE, "%s", mine);
                 return 0;
             }
+            call->err = said;
         }
         if (r)
             return r;
@@ -479,6 +502,7 @@ static int choose_target(struct api_call *call, const struct machine_entry *entr
     if (r) {
         error_set_errno(&call->err, -r, "placement");
     } else if (to && verdict.reason != PLACEMENT_FITS) {
+        waits_name_machine(&call->view, verdict.text, sizeof(verdict.text));
         call->code = "wrong-state";
         r = error_set(&call->err, EINVAL, "'%s' can't go to host '%s': %s",
                       entry->machine.value.machine.name, to, verdict.text);
@@ -510,7 +534,7 @@ static int fill_migrate(struct api_call *call, struct change *change)
     const struct machine_entry *entry = call->err.code ? NULL : api_find_machine(call);
     if (!entry)
         return -call->err.code;
-    if (to && strcmp(entry->owner.value.owner.host, to) == 0)
+    if (to && to[0] && strcmp(entry->owner.value.owner.host, to) == 0)
         return entry->machine.value.machine.move_to[0] ? fill_stay(entry, change) : 1;
     int r = to ? refuse_move(call, entry, to) : 0;
     if (!r)
@@ -570,12 +594,21 @@ int api_vm_cancel_move(struct api_call *call)
 
 // ---- why it is where it is ----
 
+struct verdicts {
+    const struct record_view *view;
+    json_t *list;
+};
+
 static int add_verdict(void *opaque, const struct placement_verdict *verdict)
 {
+    const struct verdicts *verdicts = opaque;
+    char text[PLACEMENT_REASON_SIZE];
+    snprintf(text, sizeof(text), "%s", verdict->text);
+    waits_name_machine(verdicts->view, text, sizeof(text));
     json_t *one = json_pack("{s:s, s:s, s:s, s:I}", "host", verdict->host, "reason",
-                            placement_reason_name(verdict->reason), "text", verdict->text, "score",
+                            placement_reason_name(verdict->reason), "text", text, "score",
                             (json_int_t)verdict->score);
-    return one && json_array_append_new(opaque, one) == 0 ? 0 : -ENOMEM;
+    return one && json_array_append_new(verdicts->list, one) == 0 ? 0 : -ENOMEM;
 }
 
 int api_vm_explain(struct api_call *call)
@@ -588,7 +621,8 @@ int api_vm_explain(struct api_call *call)
         return -call->err.code;
     struct placement *placement = placer_create(&call->view);
     json_t *hosts = json_array();
-    r = placement ? placement_explain(placement, entry->uuid, add_verdict, hosts) : -ENOMEM;
+    struct verdicts verdicts = {.view = &call->view, .list = hosts};
+    r = placement ? placement_explain(placement, entry->uuid, add_verdict, &verdicts) : -ENOMEM;
     if (!r)
         r = placement_decide(placement, entry->uuid, &decision);
     if (r) {

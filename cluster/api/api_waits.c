@@ -25,6 +25,23 @@ static bool have_placement(struct waits *waits)
     return waits->placement != NULL;
 }
 
+void waits_name_machine(const struct record_view *view, char *text, size_t size)
+{
+    enum { UUID_LENGTH = UUID_TEXT_SIZE - 1 };
+    char uuid[UUID_TEXT_SIZE], after[PLACEMENT_REASON_SIZE];
+    size_t length = strlen(text);
+    for (size_t at = 0; at + UUID_LENGTH <= length; at++) {
+        memcpy(uuid, text + at, UUID_LENGTH);
+        uuid[UUID_LENGTH] = 0;
+        const struct machine_entry *entry = record_view_machine(view, uuid);
+        if (!entry || !entry->machine.mod)
+            continue;
+        snprintf(after, sizeof(after), "%s", text + at + UUID_LENGTH);
+        snprintf(text + at, size - at, "'%s'%s", entry->machine.value.machine.name, after);
+        return;
+    }
+}
+
 // A move that a person has asked for.
 static void say_queued(struct waits *waits, const struct machine_entry *entry,
                        char text[RECORD_TEXT_SIZE])
@@ -40,11 +57,13 @@ static void say_queued(struct waits *waits, const struct machine_entry *entry,
         snprintf(text, RECORD_TEXT_SIZE, "to move to '%s'%s: %.90s", to, turn, reason);
     else if (have_placement(waits) &&
              placement_explain_host(waits->placement, entry->uuid, to, &verdict) == 0 &&
-             verdict.reason != PLACEMENT_FITS)
+             verdict.reason != PLACEMENT_FITS) {
+        waits_name_machine(waits->view, verdict.text, sizeof(verdict.text));
         snprintf(text, RECORD_TEXT_SIZE, "to move to '%s'%s, where it can't go now: %.70s", to,
                  turn, verdict.text);
-    else
+    } else {
         snprintf(text, RECORD_TEXT_SIZE, "to move to '%s'%s", to, turn);
+    }
 }
 
 // Its host is drained.

@@ -14,6 +14,8 @@ struct waits {
 // 0 or -ENOMEM; to be freed by waits_free() in any case.
 int waits_init(struct waits *waits, const struct record_view *view);
 void waits_free(struct waits *waits);
+// Placement knows machines by their UUIDs: puts the name in the place of the first one in a text.
+void waits_name_machine(const struct record_view *view, char *text, size_t size);
 // Whether it may wait for something, so that the text needs a view of everything: else one of the
 // machine and its hosts will do.
 bool waits_may(const struct record_view *view, const struct machine_entry *entry);

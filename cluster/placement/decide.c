@@ -442,7 +442,7 @@ static const struct {
     [PLACEMENT_CPUS] = {"cpus", "lack CPUs"},
     [PLACEMENT_MEMORY] = {"memory", "lack memory"},
     [PLACEMENT_COMPANIONS] = {"companions", "have no room for those that must come along"},
-    [PLACEMENT_AWAY] = {"away", "have a machine that it must be away from"},
+    [PLACEMENT_AWAY] = {"away", "are kept away from by a rule"},
     [PLACEMENT_WITH] = {"with", "are not where it must be with others"},
 };
 

@@ -82,6 +82,25 @@ static int check_path(const json_t *holder, const char *key, struct error *err)
     return r;
 }
 
+// As the hosts' ferry reads it: one that none understands would wait for ever.
+static int check_cpu(const json_t *description, struct error *err)
+{
+    static const char *const models[] = {"host", "x86-64-v2", "x86-64-v3", "x86-64-v4"};
+    const json_t *value = json_object_get(description, "cpu");
+    const char *model = json_string_value(value);
+    size_t length = model ? strcspn(model, ",") : 0;
+    bool known = !value;
+    for (size_t i = 0; model && i < sizeof(models) / sizeof(models[0]); i++)
+        known = known || (strlen(models[i]) == length && memcmp(models[i], model, length) == 0);
+    for (const char *at = model ? strchr(model, ',') : NULL; at; at = strchr(at + 1, ','))
+        if ((at[1] != '+' && at[1] != '-') || strcspn(at + 1, ",") < 2)
+            return error_set(err, EINVAL, "CPU model '%.60s': a feature is +NAME or -NAME", model);
+    return known ? 0
+                 : error_set(err, EINVAL,
+                             "CPU model '%.60s': unknown (host, x86-64-v2, x86-64-v3, x86-64-v4)",
+                             model ? model : "");
+}
+
 int wishes_check(const json_t *placement, const json_t *description, struct error *err)
 {
     const json_t *rules = json_object_get(placement, "rules"), *one;
@@ -97,6 +116,8 @@ int wishes_check(const json_t *placement, const json_t *description, struct erro
         if (!r)
             r = read_rule(one, &rule, err);
     }
+    if (!r)
+        r = check_cpu(description, err);
     if (!r)
         r = check_path(description, "kernel", err);
     if (!r)

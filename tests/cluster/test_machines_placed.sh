@@ -46,6 +46,24 @@ on 1 vm create wide --kernel "$guest" --memory 64M --cpus 4 --host h2 >/dev/null
 report "a host's own overcommit ratio counts" wait_until pending_for wide CPU
 on 1 vm delete wide --wait >/dev/null
 
+create_x() {
+    on 1 vm create x --kernel "$guest" --memory 64M "$@"
+}
+report "a CPU model that nobody knows is refused" says "CPU model 'x86-64-v9': unknown" create_x --cpu x86-64-v9
+report "a feature that is none is too" says "a feature is +NAME or -NAME" create_x --cpu x86-64-v2,gfni
+on 1 vm create torn --kernel "$guest" --memory 64M --with machine:one --away machine:two --host h2 >/dev/null
+on 1 vm explain torn >"$work/said"
+report "explain names machines by their names" grep -q "^h2 .*be [a-z]* *[a-z]* 'one'\|^h2 .*'two'" "$work/said"
+on 1 vm stop nowhere --wait >/dev/null
+report "one that is stopped waits for nothing" test "$(machine_field nowhere 'reason')" = ""
+report "nobody moves to a host without a name" says "no host ''" on 1 vm migrate nowhere --to ""
+report "a name that nobody has has no events" says "there is no machine 'ghost'" on 1 vm events ghost --once --since 1
+once=$(create_x --stopped --request once)
+report "a request done twice makes one machine" test "$(create_x --stopped --request once)" = "$once"
+report "but not one of another name" says "has made 'x', not 'y'" \
+    on 1 vm create y --kernel "$guest" --memory 64M --request once
+on 1 vm delete torn x --wait >/dev/null
+
 # The file's way of saying the same.
 cat >"$work/f.json" <<JSON
 {"kernel": "images:guest.elf", "append": "test=idle", "memory": "64M",
