@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/units.h"
 #include "cli/cluster.h"
 #include "cli/commands.h"
@@ -18,6 +19,7 @@ struct cluster_options {
 
 enum { STUCK_LOOKS = 20 }; // in a row, before a drain is given up
 
+static const struct subcommand cluster_token;
 static const struct option_spec common_options[] = {
     OPTIONS_FORMAT, OPTIONS_RUNTIME_DIR, OPTIONS_CLUSTER, {0}};
 
@@ -30,6 +32,10 @@ static int ask(const struct subcommand *command, int argc, char **argv, const ch
     int status = options_parse(command, argc, argv, o, &arguments);
     if (status != OPTIONS_GO)
         return status;
+    if (command == &cluster_token && !o->ttl) {
+        fprintf(stderr, "ferry: cluster token: --ttl 0: such a token would let nobody in\n");
+        return STATUS_USAGE;
+    }
     json_t *params = json_object();
     if (o->ttl)
         json_object_set_new(params, "ttl_ns", json_integer((json_int_t)o->ttl));
@@ -71,7 +77,7 @@ static const struct subcommand cluster_token = {
 
 static int token(int argc, char **argv)
 {
-    struct cluster_options o = {0};
+    struct cluster_options o = {.ttl = 3600 * NSEC_PER_SEC};
     json_t *result = NULL;
     int status = ask(&cluster_token, argc, argv, "cluster.token", &o, &result);
     if (status != OPTIONS_GO)

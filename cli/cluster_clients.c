@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "cli/cluster.h"
 #include "cli/daemon_access.h"
 #include "cli/output.h"
@@ -102,7 +103,7 @@ static int write_directory(const char *directory, const json_t *result, struct e
 
 static int make(int argc, char **argv)
 {
-    struct client_options o = {0};
+    struct client_options o = {.ttl = 365 * 24 * 3600 * NSEC_PER_SEC};
     struct error err = {0};
     char **arguments;
     json_t *result = NULL;
@@ -111,8 +112,7 @@ static int make(int argc, char **argv)
         return status;
     const char *directory = o.out ? o.out : arguments[0];
     json_t *params = json_pack("{s:s, s:b}", "name", arguments[0], "read_only", o.read_only);
-    if (o.ttl)
-        json_object_set_new(params, "ttl_ns", json_integer((json_int_t)o.ttl));
+    json_object_set_new(params, "ttl_ns", json_integer((json_int_t)o.ttl));
     // The directory first: a certificate that can't be written down would be one that nobody has.
     if (mkdir(directory, 0700) != 0) {
         error_set_errno(&err, errno, "directory '%s' can't be made", directory);

@@ -113,6 +113,12 @@ static int voter(int argc, char **argv)
         bool goes = replace ? i == 1 : strcmp(action, "remove") == 0;
         json_array_append_new(goes ? remove : add, json_string(arguments[i]));
     }
+    if (replace && strcmp(arguments[1], arguments[2]) == 0) {
+        fprintf(stderr, "ferry: cluster voter: '%s' can't be replaced by itself\n", arguments[1]);
+        json_decref(add);
+        json_decref(remove);
+        return STATUS_USAGE;
+    }
     int r = daemon_call(&o.common, "cluster.voter",
                         json_pack("{s:O, s:O}", "add", add, "remove", remove), &result, &err);
     if (!r && !o.detach)

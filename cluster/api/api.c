@@ -113,10 +113,37 @@ int api_change(struct api_call *call, int (*fill)(struct api_call *call, struct 
 
 // ---- requests ----
 
+// No answer came, or that there is no leader: which of both, and what follows, this host's own
+// member can say.
+static void explain_silence(struct api_call *call)
+{
+    struct error why = call->err;
+    if (call->code || (why.code != EAGAIN && why.code != ETIMEDOUT))
+        return;
+    json_t *status = call->api->client_host ? NULL : api_store_status(call);
+    bool silent = !status || json_is_null(json_object_get(status, "leader"));
+    json_decref(status);
+    call->err = why;
+    if (!silent)
+        return;
+    call->err = (struct error){0};
+    error_set(
+        &call->err, why.code,
+        "%.300s; %s (`ferry cluster status` on another host; docs/cluster.md, \"the store has "
+        "no majority\")",
+        why.message,
+        call->api->client_host
+            ? "this host reaches no member that knows who leads"
+            : "this host's member knows of no leader: it is cut off, or a majority of the "
+              "voters is down, and until that is over nothing can be changed");
+}
+
 static void work(uv_work_t *request)
 {
     struct job *job = request->data;
     job->error = job->method(&job->call);
+    if (job->error)
+        explain_silence(&job->call);
 }
 
 static void answer(uv_work_t *request, int status)
@@ -200,6 +227,7 @@ static void begin(struct api_caller *caller, const char *name, struct control_re
 #define OF_THIS_HOST(X)                                                                            \
     X("cluster.init", api_cluster_init)                                                            \
     X("cluster.join", api_cluster_join)                                                            \
+    X("cluster.restore", api_cluster_restore)                                                      \
     X("cluster.release", api_cluster_release)                                                      \
     X("cluster.token", api_cluster_token)                                                          \
     X("cluster.clients", api_cluster_clients)                                                      \

@@ -64,8 +64,8 @@ struct api_call {
 typedef int api_method(struct api_call *call);
 api_method api_cluster_init, api_cluster_status, api_cluster_hosts, api_cluster_token,
     api_cluster_drain, api_cluster_undrain, api_cluster_remove, api_cluster_voter, api_cluster_join,
-    api_cluster_release, api_vm_create, api_vm_list, api_vm_show, api_vm_start, api_vm_stop,
-    api_vm_delete, api_vm_migrate, api_vm_explain, api_vm_events, api_vm_cancel_move,
+    api_cluster_restore, api_cluster_release, api_vm_create, api_vm_list, api_vm_show, api_vm_start,
+    api_vm_stop, api_vm_delete, api_vm_migrate, api_vm_explain, api_vm_events, api_vm_cancel_move,
     api_cluster_clients, api_cluster_client_certificate, api_cluster_client_revoke,
     api_vm_declare_dead, api_cluster_declare_dead;
 

@@ -181,6 +181,15 @@ int api_cluster_join(struct api_call *call)
                      call->api->client_host ? "client" : "member");
 }
 
+int api_cluster_restore(struct api_call *call)
+{
+    call->code = "wrong-state";
+    return error_set(
+        &call->err, EEXIST,
+        "this host belongs to a cluster: restore on one whose ferryd has an empty data "
+        "directory");
+}
+
 int api_cluster_status(struct api_call *call)
 {
     json_t *members = api_store_json(call, REQUEST_MEMBERS);
@@ -390,6 +399,13 @@ static unsigned ids_of(const json_t *list, const char *name, uint64_t *ids, unsi
     return count;
 }
 
+// When the removal was last looked at: what it has removed is still in the view.
+static bool host_was_there(const struct api_call *call, const char *name)
+{
+    const struct host_entry *host = record_view_host(&call->view, name);
+    return host && (host->host.mod || host->life.mod);
+}
+
 // Its member of the store goes too, so that the majority is one of those that are left.
 static int remove_member(struct api_call *call, const char *name)
 {
@@ -402,6 +418,10 @@ static int remove_member(struct api_call *call, const char *name)
     unsigned count = ids_of(json_object_get(members, "members"), name, ids, 0);
     count = ids_of(json_object_get(members, "client_hosts"), name, ids, count);
     json_decref(members);
+    if (!count && !host_was_there(call, name)) {
+        call->code = "not-found";
+        return error_set(&call->err, ENOENT, "there is no host '%s' (`ferry cluster hosts`)", name);
+    }
     if (!count)
         return 0;
     byte_writer_init(&body);

@@ -63,6 +63,10 @@ static int check_names(struct api_call *call, const char *what, const json_t *an
         {
             found = found || (name && strcmp(text_of(member, "name"), name) == 0);
         }
+        if (!found && is_client_host(answer, name) && strcmp(what, "remove") == 0) {
+            call->code = "wrong-state";
+            return error_set(&call->err, EINVAL, "'%s' is a client host, and no voter", name);
+        }
         if (!found && is_client_host(answer, name)) {
             call->code = "wrong-state";
             return error_set(&call->err, EINVAL,

@@ -88,12 +88,36 @@ static void call_other(void *opaque, struct control_request *request, json_t *pa
                          "`ferry cluster join TOKEN@HOST:PORT` joins one");
 }
 
+// All that a ferryd of a cluster answers: nobody shall be told that there is no such thing.
 static const struct control_method methods[] = {
-    {"cluster.init", call_init},   {"cluster.restore", call_restore},
-    {"cluster.join", call_join},   {"cluster.status", call_other},
-    {"cluster.hosts", call_other}, {"cluster.token", call_other},
-    {"vm.create", call_other},     {"vm.list", call_other},
-    {"vm.show", call_other},       {NULL, NULL},
+    {"cluster.init", call_init},
+    {"cluster.restore", call_restore},
+    {"cluster.join", call_join},
+    {"cluster.status", call_other},
+    {"cluster.hosts", call_other},
+    {"cluster.token", call_other},
+    {"cluster.drain", call_other},
+    {"cluster.undrain", call_other},
+    {"cluster.remove", call_other},
+    {"cluster.voter", call_other},
+    {"cluster.release", call_other},
+    {"cluster.declare_dead", call_other},
+    {"cluster.clients", call_other},
+    {"cluster.client_certificate", call_other},
+    {"cluster.client_revoke", call_other},
+    {"vm.create", call_other},
+    {"vm.list", call_other},
+    {"vm.show", call_other},
+    {"vm.start", call_other},
+    {"vm.stop", call_other},
+    {"vm.delete", call_other},
+    {"vm.migrate", call_other},
+    {"vm.cancel_move", call_other},
+    {"vm.explain", call_other},
+    {"vm.events", call_other},
+    {"vm.declare_dead", call_other},
+    {"vm.stream", call_other},
+    {NULL, NULL},
 };
 static const char *const features[] = {"waiting", NULL};
 

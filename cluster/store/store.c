@@ -33,7 +33,8 @@ const char *store_status_text(enum store_status status)
         [STORE_SLOW] = "the reader was too slow",
         [STORE_MEMBER_NOT_FOUND] = "there is no such member",
         [STORE_CHANGE_PENDING] = "another change of the members is unfinished",
-        [STORE_DENIED] = "not allowed: the certificate isn't that of a host of this cluster",
+        [STORE_DENIED] = "not allowed: the certificate isn't that of a host of this cluster, or a "
+                         "client host's, which may not do this",
         [STORE_NO_LEADER] = "there is no leader at the moment",
         [STORE_NO_CA] = "this cluster makes no certificates: its CA is elsewhere",
         [STORE_MEMBERS_ENOUGH] = "the store has as many members as it can have",

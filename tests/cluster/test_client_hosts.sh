@@ -129,6 +129,7 @@ said_where() {
     says "is a client host: do this on a host that is a member" on 4 cluster "$@"
 }
 report "what members do is refused there" said_where token
+report "or from where the store lets it" says "a client host's, which may not do this" on 4 cluster backup "$work/saved"
 report "also to drain others" said_where drain h1
 report "itself it may drain" quiet on 4 cluster drain h4
 drained() {

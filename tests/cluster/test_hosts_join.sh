@@ -34,6 +34,10 @@ secret=${token%.*}
 # What the CA is called in the token is another's: nothing is told to whoever answers.
 report "a token of another cluster goes nowhere" says "TLS: the other side's certificate is refused" \
     on 2 cluster join "$secret.${wrong#*.}@$(member_address 1)"
+for command in release clients "drain h1" "voter add h1"; do
+    # shellcheck disable=SC2086
+    report "a host of no cluster says so ($command)" says "belongs to no cluster yet" on 3 cluster $command
+done
 report "a wrong token is told so" says "token is wrong, used already, or expired" \
     on 2 cluster join "${wrong%.*}.${token#*.}@$(member_address 1)"
 report "and so is what isn't one" says "not a token" on 2 cluster join "abc@$(member_address 1)"

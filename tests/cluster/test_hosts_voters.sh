@@ -74,5 +74,18 @@ report "one is left" roles_are "h$ask"
 # shellcheck disable=SC2086
 report "and they are voters again" on "$ask" cluster voter add $rest
 check "three of them" status_says "store     3 voters"
+
+report "nobody is replaced by himself" says "can't be replaced by itself" on "$ask" cluster voter replace "h$ask" "h$ask"
+report "a host that isn't there can't be removed" says "there is no host 'h9'" on "$ask" cluster remove h9
+report "a cluster is restored elsewhere" says "this host belongs to a cluster" on "$ask" cluster restore "$0"
+report "a token is good for some time" says "would let nobody in" on "$ask" cluster token --ttl 0s
+# shellcheck disable=SC2086
+for host in $rest; do
+    power_off "${host#h}"
+done
+no_majority() {
+    says "a majority of the voters is down" on "$ask" cluster status
+}
+check "without a majority it is said what is the matter" no_majority
 [ "$failed" = 0 ] || show_logs
 exit 0

@@ -587,7 +587,7 @@ START_TEST(test_manager_moves_the_oldest_first)
     struct manager manager;
     struct record_view view;
     struct change change;
-    char name[4];
+    char name[16];
     record_view_init(&view);
     change_clear(&change);
     settings_default(&change_put(&change, RECORD_SETTINGS, "")->settings);
