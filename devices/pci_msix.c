@@ -92,6 +92,9 @@ static void update_vector(struct pci_function *function, unsigned index, bool ch
                     index, strerror(-rc));
         msix->warned = true;
     }
+    // Not even by its message of before: the guest thinks that one gone, and couldn't mask it.
+    if (rc < 0 && vector->live)
+        msix->machine->ops->msi_update(msix->machine->machine, vector->handle, 0, 0, true);
     vector->live = live && rc == 0;
 }
 

@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "devices/virtio/kinds.h"
 #include "devices/virtio/pci_registers.h"
@@ -197,10 +198,12 @@ static void add_doorbell(struct virtio_queue *q)
     const struct doorbell doorbell = doorbell_of(q);
     int rc = d->machine->ops->doorbell_add(d->machine->machine, &doorbell);
     q->doorbell = rc == 0;
-    // Kicks then come through the BAR's handler, which is only slower.
-    if (rc < 0)
-        log_warning("%s '%s': no doorbell for queue %u: %s", d->ops->kind, d->device.id, q->index,
-                    strerror(-rc));
+    // Kicks then come through the BAR's handler, which is only slower. A guest that moves the BAR
+    // to and fro needn't be told of each time.
+    bool last;
+    if (rc < 0 && log_limit_allows(&d->doorbells_told, clock_monotonic_ns(), &last))
+        log_warning("%s '%s': no doorbell for queue %u: %s%s", d->ops->kind, d->device.id, q->index,
+                    strerror(-rc), LOG_LIMIT_NOTE(last));
 }
 
 static void add_doorbells(struct virtio_device *d)

@@ -22,6 +22,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/log.h"
 #include "devices/virtio/queue.h"
 #include "devices/virtio/virtio.h"
 
@@ -130,6 +131,7 @@ struct virtio_device {
     bool holding; // since its stop: requests that the lease didn't allow any more
     bool bar_is_mapped;
     uint64_t bar_address;
+    struct log_limit doorbells_told;
 
     _Atomic uint8_t status;
     _Atomic uint8_t isr;

@@ -163,6 +163,10 @@ START_TEST(refused_message_stays_masked)
     pci_msix_table_write(&f.function, 0, 8, 0xfee00000);
     ck_assert(!f.fake.vectors[0].masked);
     ck_assert(fake_vector_fired(&f.fake, 0));
+    pci_msix_table_write(&f.function, 0, 8, 0x1000); // of a vector that was delivered
+    ck_assert(f.fake.vectors[0].masked);
+    pci_msix_notify(&f.function, 0);
+    ck_assert_uint_eq(pci_msix_pending_read(&f.function, 0, 1), 1);
     close_fixture(&f);
 }
 END_TEST

@@ -1,7 +1,9 @@
 // The PCI transport, through a whole device: entropy (no configuration) and disk.
 #include <check.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/virtio_blk.h"
@@ -407,6 +409,30 @@ START_TEST(works_without_doorbells)
 }
 END_TEST
 
+// A guest that moves its BAR to and fro asks for them each time, and is told so in the log a few
+// times only.
+START_TEST(lacking_doorbells_do_not_fill_the_log)
+{
+    int ends[2], lines = 0;
+    char said[16384];
+    machine.refuse_doorbells = true;
+    ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
+    log_open(ends[1], LOG_LEVEL_WARNING);
+    driver_start(&driver, ALL, 1, QUEUE_SIZE);
+    for (unsigned i = 0; i < 50; i++)
+        fake_machine_config_write(&machine, RNG_SLOT, 4, 2, i % 2 ? 6 : 4);
+    log_open(-1, LOG_LEVEL_ERROR);
+    close(ends[1]);
+    ssize_t n = read(ends[0], said, sizeof(said));
+    for (ssize_t i = 0; i < n; i++)
+        lines += said[i] == '\n';
+    close(ends[0]);
+    ck_assert_int_ge(lines, 1);
+    ck_assert_int_le(lines, LOG_LINES_A_MINUTE);
+    ck_assert_uint_eq(ask_for_entropy(), 64);
+}
+END_TEST
+
 START_TEST(misplaced_queue_needs_reset)
 {
     ck_assert(driver_negotiate(&driver, VIRTIO_F_VERSION_1));
@@ -654,6 +680,7 @@ static Suite *make_suite(void)
     tcase_add_test(t, access_through_the_config_window);
     tcase_add_test(t, doorbells_move_with_the_bar);
     tcase_add_test(t, works_without_doorbells);
+    tcase_add_test(t, lacking_doorbells_do_not_fill_the_log);
     tcase_add_test(t, misplaced_queue_needs_reset);
     tcase_add_test(t, broken_ring_needs_reset_and_says_so);
     tcase_add_test(t, isr_without_msix);
