@@ -349,7 +349,11 @@ static int read_decision(struct migration_target *t, struct error *err)
     int rc = channel_receive_frame(&t->control, MIGRATE_TEXT_LIMIT + 4, &type, &frame);
     byte_writer_free(&frame);
     if (rc < 0) {
-        channel_close(&t->control); // poll() ignores it from here on
+        // poll() ignores it from here on. A source that goes on with rounds all the same has a
+        // receiver's thread answer there.
+        pthread_mutex_lock(&t->send_lock);
+        channel_close(&t->control);
+        pthread_mutex_unlock(&t->send_lock);
         return 0;
     }
     if (type == MIGRATE_COMMIT)
@@ -475,7 +479,7 @@ static int run(struct migration_target *t, struct error *err)
         return rc;
     t->outcome = OUTCOME_STARTED;
     target_pass_failure_point(t, "target-after-start");
-    channel_send_frame(&t->control, MIGRATE_STARTED, NULL); // lost: the source asks
+    target_send(t, MIGRATE_STARTED, NULL); // lost: the source asks
     target_pass_failure_point(t, "target-started");
     return 0;
 }
