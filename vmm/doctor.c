@@ -199,6 +199,34 @@ static void explain_no_kvm(struct examination *e, int code)
              "there is no /dev/kvm, although the CPU has %s", which);
 }
 
+// How long KVM polls when a vCPU halts, and whether one that spins in a loop of PAUSE is taken out
+// of the guest. ferry never switches such exits off (KVM_CAP_X86_DISABLE_EXITS).
+static void examine_halts(struct examination *e, int kvm_fd)
+{
+    static const char *const loops[] = {"/sys/module/kvm_intel/parameters/ple_gap",
+                                        "/sys/module/kvm_amd/parameters/pause_filter_count"};
+    char polls[40], loop[40] = "";
+    bool can_be_told = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_HALT_POLL) > 0;
+    read_line("/sys/module/kvm/parameters/halt_poll_ns", polls, sizeof(polls));
+    if (*polls && strcmp(polls, "0") != 0)
+        find(e, DOCTOR_NOTE, "halts",
+             can_be_told
+                 ? "sleepers wake sooner, by CPU time that no other gets; machines of ferry's "
+                   "own slicer don't poll"
+                 : "sleepers wake sooner, by CPU time that no other gets",
+             "KVM polls for up to %s ns before a halted vCPU sleeps (halt_poll_ns)", polls);
+    else
+        find(e, DOCTOR_NOTE, "halts", "", "KVM doesn't poll before a halted vCPU sleeps");
+    for (unsigned i = 0; i < 2 && !*loop; i++)
+        read_line(loops[i], loop, sizeof(loop));
+    bool exits = *loop && strcmp(loop, "0") != 0;
+    find(e, DOCTOR_NOTE, "spinning",
+         exits ? "it lets another vCPU of its machine run"
+               : "it keeps its CPU until its slice is over",
+         exits ? "a vCPU that spins in PAUSE leaves the guest"
+               : "a vCPU that spins in PAUSE isn't noticed (no pause-loop exits)");
+}
+
 static void examine_kvm(struct examination *e)
 {
     int kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -214,6 +242,7 @@ static void examine_kvm(struct examination *e)
         e->summary->kvm_usable = true;
         find(e, DOCTOR_GOOD, "kvm", "", "/dev/kvm opens, API version %d", version);
         examine_abilities(e, kvm_fd);
+        examine_halts(e, kvm_fd);
         examine_ring0(e, kvm_fd);
     }
     close(kvm_fd);

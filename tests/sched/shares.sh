@@ -96,6 +96,7 @@ check "which doesn't end it" sh -c 'ferry ps --format json | jq -e ".[] | select
 says "top prints once where there's no terminal" 0 "NAME*w100 *own*vcpu0*" ferry top --interval 200ms
 check "and as JSON" sh -c 'ferry top --format json --interval 200ms --sort name | jq -e "map(select(.vcpu == 0 and .wanted_percent > 0)) | length > 0"'
 says "doctor knows the backends" 0 "*cpu time*own slicer (own)*" ferry doctor
+says "and what KVM does with halts and spinning" 0 "*halts *before a halted vCPU sleeps*spinning *in PAUSE*" ferry doctor
 
 # ---- changes ----
 says "shares of a running machine" 0 "*weight*400*" ferry cpu w100 --cpu-weight 400
