@@ -109,10 +109,11 @@ static int lock_try(int fd)
     return fcntl(fd, F_OFD_SETLK, &lock) == 0 ? 0 : -errno;
 }
 
+// Where that can't be found out it counts as held: what lives must not be taken for dead.
 static bool lock_is_held(int fd)
 {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+    return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
 }
 
 // Locks the list of machines. The descriptor (closing it unlocks), or -errno. Waits a while: it is
@@ -357,7 +358,7 @@ int runtime_dir_is_alive(const struct runtime_dir *dir, const char *name)
         // A start that was killed before it made its lock leaves an empty directory.
         int fd = open_machine_dir(dir, name);
         if (fd < 0)
-            return -ENOENT;
+            return fd == -ENOTDIR || fd == -ELOOP ? -ENOENT : fd;
         close(fd);
         return 0;
     }

@@ -63,7 +63,8 @@ void runtime_machine_release(const struct runtime_dir *dir, struct runtime_machi
 
 // ---- looking at machines from outside ----
 
-// Whether its process lives: 1, 0, or -ENOENT when there's no such machine.
+// Whether its process lives: 1, 0, -ENOENT when there's no such machine; or another error, when
+// that can't be told (no descriptors are left, say).
 int runtime_dir_is_alive(const struct runtime_dir *dir, const char *name);
 // Calls visit() for each machine, dead ones included, in the order of their names, until it returns
 // non-zero. 0, what visit returned, or -errno with a sentence.

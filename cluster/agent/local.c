@@ -97,6 +97,7 @@ static void read_errors(struct local_spawn *spawn)
     snprintf(spawn->reason, sizeof(spawn->reason), "%.*s", RECORD_TEXT_SIZE - 1, line);
 }
 
+// Also where that can't be told.
 static bool start_is_under_way(const struct local_machines *machines, const char *uuid)
 {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
@@ -104,8 +105,8 @@ static bool start_is_under_way(const struct local_machines *machines, const char
     start_lock_name(uuid, name);
     int fd = openat(machines->dir.fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
-        return false;
-    bool held = fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+        return errno != ENOENT;
+    bool held = fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
     close(fd);
     return held;
 }
@@ -243,7 +244,8 @@ void local_look(struct local_machines *machines, const char *uuid, struct local_
     *look = (struct local_look){0};
     bool starting = start_is_under_way(machines, uuid);
     bool receiver = spawn && spawn->migration_id[0];
-    if (runtime_dir_is_alive(&machines->dir, uuid) != 1) {
+    int alive = runtime_dir_is_alive(&machines->dir, uuid);
+    if (alive == 0 || alive == -ENOENT) {
         if (starting && receiver && spawn->address[0])
             be_incoming(spawn, look);
         else if (starting)
@@ -252,7 +254,7 @@ void local_look(struct local_machines *machines, const char *uuid, struct local_
             look_at_end(machines, uuid, look);
         return;
     }
-    // Alive, and until it says what it is nothing is known.
+    // Alive, or that can't be told: until it says what it is nothing is known, and it isn't gone.
     look->view.process = LOCAL_STARTING;
     if (call(machines, uuid, "query", NULL, CALL_TIMEOUT_MS, &query, &err) == 0)
         take_query(query, look);

@@ -3,9 +3,13 @@
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/clock.h"
+#include "base/runtime_dir.h"
 #include "cluster/agent/agent.h"
+#include "cluster/agent/local.h"
 
 #define UUID     "6a0e4d6e-3a51-4a5a-9a7f-2b7c3c1d5e01"
 #define DEADLINE (1500 * NSEC_PER_MSEC)
@@ -105,6 +109,46 @@ START_TEST(test_who_was_fenced_meanwhile_starts_nothing)
 }
 END_TEST
 
+// A machine is given up only when its process is gone, and that it can't be looked at isn't that.
+START_TEST(test_what_cant_be_looked_at_is_not_gone)
+{
+    char root[] = "/tmp/ferry-unit-XXXXXX", command[64];
+    struct error err = {0};
+    struct local_machines machines;
+    struct runtime_machine held;
+    struct local_look look;
+    struct rlimit limit;
+    ck_assert_ptr_nonnull(mkdtemp(root));
+    ck_assert_int_eq(local_open(&machines, root, "/bin/true", "a-boot", &err), 0);
+    local_look(&machines, UUID, &look);
+    ck_assert_int_eq(look.view.process, LOCAL_NONE);
+    ck_assert_int_eq(runtime_machine_claim(&machines.dir, UUID, &held, &err), 0);
+    local_look(&machines, UUID, &look);
+    ck_assert_int_eq(look.view.process, LOCAL_STARTING);
+
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    rlim_t before = limit.rlim_cur;
+    int next = dup(0);
+    ck_assert_int_ge(next, 0);
+    close(next);
+    // One after another: what the first files that are opened for it say isn't all.
+    for (int more = 0; more < 4; more++) {
+        limit.rlim_cur = (rlim_t)(next + more);
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        local_look(&machines, UUID, &look);
+        ck_assert_int_eq(look.view.process, LOCAL_STARTING);
+    }
+    limit.rlim_cur = before;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    runtime_machine_release(&machines.dir, &held, true);
+    local_look(&machines, UUID, &look);
+    ck_assert_int_eq(look.view.process, LOCAL_NONE);
+    local_close(&machines);
+    snprintf(command, sizeof(command), "rm -rf '%s'", root);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("agent");
@@ -112,6 +156,7 @@ int main(void)
     tcase_add_test(tcase, test_a_start_has_time_to_come_up);
     tcase_add_test(tcase, test_a_start_of_unknown_outcome_starts_nothing);
     tcase_add_test(tcase, test_who_was_fenced_meanwhile_starts_nothing);
+    tcase_add_test(tcase, test_what_cant_be_looked_at_is_not_gone);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_set_tap(runner, "-");
