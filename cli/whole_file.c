@@ -3,9 +3,33 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <signal.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+// What a signal that ends this process would leave behind; "" = nothing. A command writes one such
+// file at a time.
+static char unfinished[PATH_MAX];
+
+static void remove_unfinished(int number)
+{
+    if (unfinished[0])
+        unlink(unfinished);
+    raise(number); // once this returns, as it was before: SA_RESETHAND
+}
+
+static void remove_on_end_signals(void)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action = {.sa_handler = remove_unfinished, .sa_flags = SA_RESETHAND}, before;
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        // Not what the caller wants ignored (nohup), or what the command itself listens to.
+        if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler == SIG_DFL)
+            sigaction(numbers[i], &action, NULL);
+    }
+}
 
 // What would be replaced must be a file: of a device or a socket nothing but a file would be left.
 static int check_place(const char *path, struct error *err)
@@ -70,8 +94,11 @@ int whole_file_open(struct whole_file *file, const char *path, struct error *err
     if (fd < 0)
         return error_set_errno(err, -fd, "'%s' can't be made", file->partial);
     file->stream = fdopen(fd, "r+b");
-    if (file->stream)
+    if (file->stream) {
+        memcpy(unfinished, file->partial, sizeof(unfinished));
+        remove_on_end_signals();
         return 0;
+    }
     int r = error_set_errno(err, errno, "'%s' can't be made", file->partial);
     unlink(file->partial);
     close(fd);
@@ -94,6 +121,7 @@ int whole_file_end(struct whole_file *file, int error, struct error *err)
     int r = 0;
     if (!error && (fflush(file->stream) || fsync(fileno(file->stream))))
         r = -errno;
+    unfinished[0] = 0; // from here on it's soon gone, and then may be somebody else's
     if (!error && !r && rename(file->partial, file->path))
         r = -errno;
     // With the lock: afterwards it may be somebody else's.

@@ -13,8 +13,8 @@ struct whole_file {
     FILE *stream; // readable too
 };
 
-// 0 or a sentence, -EBUSY when somebody else is writing it. What a killed attempt left is
-// overwritten.
+// 0 or a sentence, -EBUSY when somebody else is writing it. A signal (but SIGKILL) that ends the
+// process before whole_file_end() removes it; what a killed attempt left is overwritten.
 int whole_file_open(struct whole_file *file, const char *path, struct error *err);
 // Ends it, one way or the other: with `error` 0 the file is there afterwards, unless this fails (a
 // sentence); else nothing is left, and `error` is returned.

@@ -174,6 +174,14 @@ pid=$(ferry ps --format json | jq .[0].pid)
 ferry snapshot shot "$work/shot" >/dev/null 2>&1 &
 snapshot=$!
 await sh -c "[ -s '$work/shot.partial' ] || [ -s '$work/shot' ]"
+# Its command is told to end: it leaves nothing but a whole file.
+kill -TERM $snapshot
+wait $snapshot
+check "a snapshot's command that was ended leaves nothing half-written" [ ! -e "$work/shot.partial" ]
+await ferry snapshot shot "$work/settled" # the machine may still be at the first one
+ferry snapshot shot "$work/shot" >/dev/null 2>&1 &
+snapshot=$!
+await sh -c "[ -s '$work/shot.partial' ] || [ -s '$work/shot' ]"
 kill -HUP "$pid"
 wait $snapshot
 await is_state shot ended
