@@ -24,6 +24,7 @@ import threading
 import time
 
 from hosts import BUILD, LIMIT, SHORT_LEASE, HostError, Hosts, Skipped, end_properly, is_stopped, report, send_signal
+from tally import Tally, side_by_side
 
 # The point, and on whose host it is.
 AGENT_POINTS = {
@@ -312,41 +313,30 @@ def core_cases():
 
 class Cases:
     def __init__(self, cases):
-        self.lock, self.agents, self.long, self.machines = threading.Lock(), [], [], []
-        self.failed, self.done, self.unreached, self.skipped = [], 0, 0, ""
+        self.agents, self.long, self.machines = [], [], []
+        self.tally, self.unreached = Tally(), 0
         for case in cases:
             agents = self.long if is_asked_twice(case[1][0]) else self.agents
             (agents if case[0] is agent_case else self.machines).append(case)
 
-    def take(self, whose):
-        with self.lock:
-            return whose.pop(0) if whose and not self.skipped else None
-
     def work(self, lane, whose):
         """One after another. A fault that hits hosts must not meet another case, so those have a cluster alone."""
-        while lane and (case := self.take(whose)):
+        while lane and (case := self.tally.take(whose)):
             title = " ".join(case[1])
             try:
                 fine = case[0](lane, *case[1])
             except (RuntimeError, HostError, OSError) as error:
                 fine = report(False, title, [repr(error), lane.hosts.logs(60)])
-            with self.lock:
-                self.done += 1
-                if not fine:
-                    self.failed.append(title)
+            self.tally.over(title, fine)
 
-    def lead(self, whose, side_by_side, lease=SHORT_LEASE):
+    def lead(self, whose, at_a_time, lease=SHORT_LEASE):
         try:
             lane = Lane(lease) if whose else None
         except Skipped as why:
-            self.skipped = str(why)
+            self.tally.skipped = str(why)
             return
         try:
-            threads = [threading.Thread(target=self.work, args=(lane, whose), daemon=True) for _ in range(side_by_side)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            side_by_side([(self.work, lane, whose)] * at_a_time)
         finally:
             if lane:
                 self.unreached += lane.unreached
@@ -363,18 +353,10 @@ def main():
     wanted = all_cases() if arguments.all or arguments.only else core_cases()
     cases = Cases([case for case in wanted if all(word in case[1] for word in arguments.only.split())])
     begun = time.monotonic()
-    leads = [(cases.agents, 1)] * arguments.clusters + [(cases.long, 1, LONG_LEASE), (cases.machines, SIDE_BY_SIDE)]
-    threads = [threading.Thread(target=cases.lead, args=lead, daemon=True) for lead in leads]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if cases.skipped:
-        print(cases.skipped)
-        return 0
-    print(f"# {cases.done} cases in {time.monotonic() - begun:.0f} s, {cases.unreached} of them over before their point; "
-          f"failed: {'; '.join(cases.failed) or 'none'}")
-    return 1 if cases.failed or not cases.done else 0
+    side_by_side([(cases.lead, cases.agents, 1)] * arguments.clusters +
+                 [(cases.lead, cases.long, 1, LONG_LEASE), (cases.lead, cases.machines, SIDE_BY_SIDE)])
+    return cases.tally.end(f"{cases.tally.done} cases in {time.monotonic() - begun:.0f} s, "
+                           f"{cases.unreached} of them over before their point", "; ")
 
 
 if __name__ == "__main__":

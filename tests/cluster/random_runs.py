@@ -20,10 +20,10 @@ import argparse
 import random
 import signal
 import sys
-import threading
 import time
 
 from hosts import History, HostError, Hosts, Skipped, end_properly, report, send_signal
+from tally import Tally, side_by_side
 
 HOSTS = 3
 ENVIRONMENT = {"failure_points": "yes"}
@@ -147,26 +147,6 @@ def run(hosts, seed, faults):
     return settled, wrong
 
 
-class Runs:
-    """The numbers of runs that are still to be made, shared by the clusters."""
-
-    def __init__(self, first, count):
-        self.lock, self.next, self.end = threading.Lock(), first, first + count
-        self.failed, self.done, self.skipped = [], 0, ""
-
-    def take(self):
-        with self.lock:
-            self.next += 1
-            return self.next - 1 if self.next <= self.end and not self.skipped else None
-
-    def over(self, seed, wrong, plan, begun):
-        with self.lock:
-            self.done += 1
-            if wrong:
-                self.failed.append(seed)
-            report(not wrong, f"seed {seed}: {plan} ({time.monotonic() - begun:.1f} s)", wrong)
-
-
 def make_machines(hosts):
     for name in MACHINES:
         with_disk, words = name.startswith("disk"), ["--no-ha"] if name.startswith("bare") else []
@@ -180,10 +160,14 @@ def make_machines(hosts):
         raise RuntimeError(f"machines of a new cluster don't run: {why}\n{hosts.logs()}")
 
 
-def lead(runs, arguments):
+def over(tally, seed, wrong, plan, begun):
+    tally.over(seed, report(not wrong, f"seed {seed}: {plan} ({time.monotonic() - begun:.1f} s)", wrong))
+
+
+def lead(tally, seeds, arguments):
     """One cluster after another, until all runs are made."""
     try:
-        seed = runs.take()
+        seed = tally.take(seeds)
         while seed is not None:
             with Hosts(HOSTS, environment=ENVIRONMENT) as hosts:
                 make_machines(hosts)
@@ -191,14 +175,14 @@ def lead(runs, arguments):
                     begun = time.monotonic()
                     settled, wrong = run(hosts, seed, arguments.faults)
                     plan = ", ".join(str(one) for one in plan_of(seed, arguments.faults))
-                    runs.over(seed, wrong, f"{plan}; all ran {settled:.1f} s after the healing", begun)
-                    seed = runs.take()
+                    over(tally, seed, wrong, f"{plan}; all ran {settled:.1f} s after the healing", begun)
+                    seed = tally.take(seeds)
                     if seed is None or wrong:
                         break
     except Skipped as why:
-        runs.skipped = str(why)
+        tally.skipped = str(why)
     except Exception as error:  # pylint: disable=broad-except
-        runs.over(seed, [repr(error)], "the cluster's set-up", time.monotonic())
+        over(tally, seed, [repr(error)], "the cluster's set-up", time.monotonic())
 
 
 def main():
@@ -210,19 +194,10 @@ def main():
     parser.add_argument("--faults", type=int, default=2, help="a run")
     arguments = parser.parse_args()
     end_properly()
-    runs = Runs(arguments.seed, arguments.runs)
-    threads = [threading.Thread(target=lead, args=(runs, arguments), daemon=True) for _ in range(arguments.clusters)]
+    tally, seeds = Tally(), list(range(arguments.seed, arguments.seed + arguments.runs))
     begun = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if runs.skipped:
-        print(runs.skipped)
-        return 0
-    print(f"# {runs.done} runs in {time.monotonic() - begun:.0f} s with seeds from {arguments.seed}; "
-          f"failed: {' '.join(map(str, runs.failed)) or 'none'}")
-    return 1 if runs.failed else 0
+    side_by_side([(lead, tally, seeds, arguments)] * arguments.clusters)
+    return tally.end(f"{tally.done} runs in {time.monotonic() - begun:.0f} s with seeds from {arguments.seed}")
 
 
 if __name__ == "__main__":
