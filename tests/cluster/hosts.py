@@ -210,6 +210,19 @@ class Hosts:
     def alive(self):
         return sum(host["state"] == "alive" for host in self.call_any("cluster.hosts")["hosts"])
 
+    def await_alive(self, limit=LIMIT):
+        """Why not all hosts are back in that time, or None."""
+        end, why = time.monotonic() + limit, "nobody was asked"
+        while why and time.monotonic() < end:
+            try:
+                alive = self.alive()
+                why = f"only {alive} of {self.count} hosts are back" if alive != self.count else None
+            except HostError as error:
+                why = str(error)
+            if why:
+                time.sleep(0.1)
+        return why
+
     def leader(self):
         members = self.call_any("cluster.status")["members"]
         return next((int(m["name"][1:]) for m in members if m["role"] == "leader"), None)

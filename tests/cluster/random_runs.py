@@ -9,7 +9,7 @@ stopped, also just where it matters (a failure point, docs/cluster.md), machines
 one way, both ways, for one pair or with losses, hosts without power; the victim is any host, or the one that leads the
 store. In the end all is healed, and
 
-    - every machine runs, once, on the host and in the epoch of its record;
+    - every machine runs, once, on the host and in the epoch of its record, and all hosts are back;
     - the witness files say that none ran twice at a time, and no disk had two writers (witness_check.c);
     - the clients' history is linearizable, and the members agree (history.c).
 
@@ -141,6 +141,7 @@ def run(hosts, seed, faults):
     why = hosts.await_settled(MACHINES)
     settled = time.monotonic() - healed
     wrong = [f"not all machines run in the end: {why}"] if why else []
+    wrong += [why] if (why := hosts.await_alive()) else []
     wrong += history.end() + hosts.witnesses()
     if wrong:
         wrong = [f"seed {seed}", *(str(one) for one in plan), *wrong, hosts.logs(60)]
