@@ -31,7 +31,7 @@ token=$(on 1 cluster token)
 report "there is no other role than those that are" says "'server' is no role" \
     on 5 cluster join "$token@$(member_address 4)" --role server
 false_name() {
-    ip netns exec "$net-5" "$ferryd" --data "$work/false" --name h1 --runtime-dir "$work/false-run" \
+    ip netns exec "$net-5" timeout 30 "$ferryd" --data "$work/false" --name h1 --runtime-dir "$work/false-run" \
         --listen-client 10.77.0.5:7002 --join "$token@$(member_address 1)"
 }
 report "nobody becomes a client host under the name of another host" says "another host has that name" false_name
