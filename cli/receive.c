@@ -216,6 +216,20 @@ static void leave_terminal(void)
     close(null_fd);
 }
 
+// Connections that can't be accepted stay there: without a pause this would be a busy loop until
+// descriptors or memory are free again.
+static void wait_after_refusal(int code)
+{
+    static bool told;
+    if (code == EINTR || code == ECONNABORTED)
+        return;
+    if (!told)
+        fprintf(stderr, "ferry: receive: accepting a connection: %s (tried again)\n",
+                strerror(code));
+    told = true;
+    usleep(100000);
+}
+
 // One process an attempt, so that a bad stream ends nobody else's.
 static int receive_many(int listen_fd, struct migration_target_params *params,
                         const struct receive_options *o)
@@ -225,8 +239,10 @@ static int receive_many(int listen_fd, struct migration_target_params *params,
         int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
         while (waitpid(-1, NULL, WNOHANG) > 0)
             continue;
-        if (fd < 0)
+        if (fd < 0) {
+            wait_after_refusal(errno);
             continue;
+        }
         pid_t child = fork();
         if (child == 0) {
             struct migration_target *target;

@@ -2,8 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if.h>
 #include <linux/if_tun.h>
+#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -98,6 +98,12 @@ static const struct net_backend_ops tap_ops = {
 
 static int open_queue(const char *interface, unsigned queues, struct error *err)
 {
+    // TUNSETIFF would make one, which nobody has connected with anything.
+    if (if_nametoindex(interface) == 0)
+        return error_set(err, ENODEV,
+                         "tap '%s': there is no such interface; as root: ip tuntap add %s mode tap "
+                         "user $USER%s",
+                         interface, interface, queues > 1 ? " multi_queue" : "");
     int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return error_set_errno(err, errno,
