@@ -115,6 +115,10 @@ static bool round_run(struct hostile_victim *victim, uint64_t seed, struct hosti
     static volatile bool over;
     unsigned cpus = cpu_count() < CPUS ? cpu_count() : CPUS;
     over = false;
+    // What was written for another device would have a balloon read any bytes as numbers of pages,
+    // and take them from the guest's own code.
+    if (victim->type == VIRTIO_BALLOON)
+        hostile_forget_descriptors();
     for (unsigned i = 0; i < cpus; i++)
         attacks[i] = (struct attack){.victim = victim,
                                      .random = random_mix(seed ^ (uint64_t)(i + 1) << 32),

@@ -156,7 +156,8 @@ static void balloon_descriptor(volatile struct virtqueue_descriptor *d, enum des
     bool writable = kind == KIND_ANY;
     d->address = writable ? pick(random, buffers + MIB, BUFFERS_SIZE - MIB, 4096)
                           : pick(random, buffers + HEADERS_SIZE, PFNS_SIZE / 2, 4);
-    d->size = (uint32_t)random_below(random, PFNS_SIZE / 2);
+    // Whole numbers: halves of two could make that of a page that the guest lives in.
+    d->size = (uint32_t)random_below(random, PFNS_SIZE / 2) & ~3u;
     d->flags = (uint16_t)((writable ? DESCRIPTOR_WRITE : 0) |
                           (random_below(random, 3) ? 0 : DESCRIPTOR_NEXT));
 }
@@ -246,6 +247,11 @@ void hostile_buffers_write(const struct hostile_victim *victim, uint64_t *random
                : (uint32_t)random_next(random) | 0x00100000;
     if (victim->type != VIRTIO_BALLOON)
         *(volatile uint64_t *)pick(random, buffers, BUFFERS_SIZE, 8) = random_next(random);
+}
+
+void hostile_forget_descriptors(void)
+{
+    memset((void *)tables, 0, TABLES_SIZE);
 }
 
 void hostile_mark(void)
