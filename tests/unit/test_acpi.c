@@ -12,6 +12,7 @@
 #include "devices/acpi_pm.h"
 #include "devices/pci_hotplug.h"
 #include "tests/unit/platform_fake.h"
+#include "tests/unit/run_suite.h"
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/boot/memory_map.h"
 #include "vmm/layout.h"
@@ -411,10 +412,5 @@ int main(void)
     tcase_add_test(tests, sleep_types);
     tcase_add_test(tests, timer_runs_and_survives_a_move);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

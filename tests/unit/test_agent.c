@@ -10,6 +10,7 @@
 #include "base/runtime_dir.h"
 #include "cluster/agent/agent.h"
 #include "cluster/agent/local.h"
+#include "tests/unit/run_suite.h"
 
 #define UUID     "6a0e4d6e-3a51-4a5a-9a7f-2b7c3c1d5e01"
 #define DEADLINE (1500 * NSEC_PER_MSEC)
@@ -158,10 +159,5 @@ int main(void)
     tcase_add_test(tcase, test_who_was_fenced_meanwhile_starts_nothing);
     tcase_add_test(tcase, test_what_cant_be_looked_at_is_not_gone);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

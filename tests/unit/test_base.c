@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/state.h"
 #include "base/units.h"
+#include "tests/unit/run_suite.h"
 
 START_TEST(bytes_round_trip)
 {
@@ -477,10 +478,5 @@ int main(void)
     tcase_add_test(tests, failure_point_of_a_file);
     tcase_add_test(tests, log_limit_counts_by_the_minute);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

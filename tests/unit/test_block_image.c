@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "devices/block/block_image.h"
+#include "tests/unit/run_suite.h"
 
 static char path[] = "/tmp/ferry-test-image-XXXXXX";
 static struct error err;
@@ -147,10 +148,5 @@ int main(void)
     tcase_add_test(t, errors_name_the_file);
     tcase_add_test(t, odd_sizes_are_rounded_down);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "devices/block/block_backend.h"
+#include "tests/unit/run_suite.h"
 
 enum { SIZE = 1 << 20, BLOCK = 4096, REQUESTS = 256 };
 
@@ -196,10 +197,5 @@ int main(void)
     tcase_add_loop_test(tc, test_the_end, 0, 2);
     tcase_set_timeout(tc, 60);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -1,12 +1,12 @@
 // Disks of NBD servers: their addresses, and what comes of servers that are none, or say nothing.
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "devices/block/block_nbd.h"
+#include "tests/unit/run_suite.h"
 #include "vmm/helper.h"
 
 static struct error err;
@@ -177,10 +177,5 @@ int main(void)
     tcase_add_test(t, sizes_are_looked_at);
     tcase_add_test(t, nobody_waits_any_more);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "tests/unit/platform_fake.h"
+#include "tests/unit/run_suite.h"
 
 // Remembers what reached it.
 struct probe {
@@ -192,10 +193,5 @@ int main(void)
     tcase_add_test(tests, overlaps_are_refused);
     tcase_add_test(tests, changes_under_traffic);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

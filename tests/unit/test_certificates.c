@@ -9,6 +9,7 @@
 #include "base/tls.h"
 #include "cluster/member/certificates.h"
 #include "cluster/member/protocol.h"
+#include "tests/unit/run_suite.h"
 
 static char directory[] = "/tmp/ferry-certificates-XXXXXX";
 static char path[3][64];
@@ -157,10 +158,5 @@ int main(void)
     tcase_add_test(all, requests_that_are_none);
     tcase_add_test(all, client_records);
     suite_add_tcase(suite, all);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

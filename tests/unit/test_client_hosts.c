@@ -8,6 +8,7 @@
 
 #include "cluster/member/client_host_file.h"
 #include "cluster/member/member_internal.h"
+#include "tests/unit/run_suite.h"
 
 static const struct tls_subject who = {.name = "h4", .unit = MEMBER_UNIT_CLIENT_HOST};
 
@@ -151,10 +152,5 @@ int main(void)
     tcase_add_test(tests, it_asks_nothing_else);
     tcase_add_test(tests, its_file);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "devices/net/net_mac.h"
+#include "tests/unit/run_suite.h"
 #include "vmm/machine_config.h"
 
 static struct machine_config config;
@@ -467,10 +468,5 @@ int main(void)
     tcase_add_test(tests, check_texts);
     tcase_add_test(tests, check_duplicates);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/local_socket.h"
+#include "tests/unit/run_suite.h"
 #include "vmm/console_hub.h"
 
 static uv_loop_t loop;
@@ -421,10 +422,5 @@ int main(void)
     tcase_add_test(tests, drain_gives_up_on_slow_clients);
     tcase_add_test(tests, threads_lose_nothing);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -11,6 +11,7 @@
 #include "base/control_client.h"
 #include "base/control_server.h"
 #include "tests/unit/control_peer.h"
+#include "tests/unit/run_suite.h"
 
 // ---- a server with methods of this test ----
 
@@ -534,10 +535,5 @@ int main(void)
     tcase_add_test(transport, garbage_with_descriptors_ends_the_connection);
     tcase_add_test(transport, client_calls);
     suite_add_tcase(suite, transport);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -1,9 +1,9 @@
 // When a migration switches over: the policy alone, over invented measurements.
 #include <check.h>
-#include <stdlib.h>
 
 #include "base/clock.h"
 #include "migrate/convergence.h"
+#include "tests/unit/run_suite.h"
 
 #define MS NSEC_PER_MSEC
 #define MB UINT64_C(1000000)
@@ -149,10 +149,5 @@ int main(void)
     TCase *tc = tcase_create("convergence");
     tcase_add_loop_test(tc, test_run, 0, sizeof(runs) / sizeof(runs[0]));
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

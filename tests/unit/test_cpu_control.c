@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "tests/unit/run_suite.h"
 #include "vmm/cpu_control.h"
 #include "vmm/kvm_statistics.h"
 #include "vmm/sched/cpu_cgroup.h"
@@ -505,10 +506,5 @@ int main(void)
     tcase_add_test(tc, nonsense_while_it_runs);
     tcase_add_test(tc, a_move_slows_who_writes);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/unit/run_suite.h"
 #include "vmm/sched/cpu_cgroup.h"
 #include "vmm/sched/cpu_settings.h"
 #include "vmm/sched/sched_attributes.h"
@@ -427,10 +428,5 @@ int main(void)
     tcase_add_test(tc, groups_with_something_in_their_way);
     tcase_add_test(tc, groups_are_cleaned_up);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

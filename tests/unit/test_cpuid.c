@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/unit/run_suite.h"
 #include "vmm/cpuid.h"
 
 static void add(struct cpuid_table *t, uint32_t leaf, uint32_t subleaf, uint32_t flags,
@@ -216,10 +217,5 @@ int main(void)
     tcase_add_test(tests, levels_are_the_same_on_unequal_hosts);
     tcase_add_test(tests, changes);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -3,11 +3,11 @@
 #include <check.h>
 #include <errno.h>
 #include <stdarg.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "tests/unit/run_suite.h"
 #include "vmm/dirty_log.h"
 
 enum { LOW = 130, HIGH = 64 }; // pages; the first isn't a whole number of words
@@ -176,10 +176,5 @@ int main(void)
     tcase_add_test(tc, test_failed_clear_loses_nothing);
     tcase_add_test(tc, test_fill);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

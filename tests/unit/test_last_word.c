@@ -13,6 +13,7 @@
 #include "base/last_word.h"
 #include "base/log.h"
 #include "base/runtime_dir.h"
+#include "tests/unit/run_suite.h"
 
 static char root[PATH_MAX];
 static struct runtime_dir dir;
@@ -194,10 +195,5 @@ int main(void)
     tcase_add_test(tests, sender_is_named);
     tcase_add_test(tests, last_of_a_long_log_counts);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/lease.h"
+#include "tests/unit/run_suite.h"
 #include "vmm/disk_epoch.h"
 
 // ---- the lease ----
@@ -243,10 +244,5 @@ int main(void)
     tcase_add_test(epoch, test_an_empty_file);
     tcase_add_test(epoch, test_no_file_no_epoch);
     suite_add_tcase(suite, epoch);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

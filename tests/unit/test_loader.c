@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "tests/unit/boot_images.h"
+#include "tests/unit/run_suite.h"
 #include "vmm/boot/boot_image.h"
 #include "vmm/boot/memory_map.h"
 #include "vmm/layout.h"
@@ -619,10 +620,5 @@ int main(void)
     tcase_add_test(tests, sizes_that_no_guest_can_use);
     tcase_add_test(tests, map_finds_places);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cluster/api/metrics.h"
+#include "tests/unit/run_suite.h"
 
 START_TEST(test_labels_are_escaped)
 {
@@ -45,10 +46,5 @@ int main(void)
     tcase_add_test(tcase, test_labels_are_escaped);
     tcase_add_test(tcase, test_an_empty_store_is_one);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "tests/unit/migrate/fake_sides.h"
+#include "tests/unit/run_suite.h"
 
 START_TEST(test_moves)
 {

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "tests/unit/migrate/fake_sides.h"
+#include "tests/unit/run_suite.h"
 
 enum record { RECORD_SWITCHING, RECORD_DONE, RECORD_ABORTED };
 enum end { END_MOVED, END_GOES_ON, END_IN_DOUBT };

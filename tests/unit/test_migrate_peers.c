@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "tests/unit/migrate/fake_sides.h"
+#include "tests/unit/run_suite.h"
 
 // ---- a scripted source against the real target ----
 

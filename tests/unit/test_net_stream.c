@@ -3,13 +3,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "devices/net/net_stream.h"
+#include "tests/unit/run_suite.h"
 
 static struct net_backend *backend;
 static int control, peer = -1;
@@ -239,10 +239,5 @@ int main(void)
     tcase_add_test(t, half_a_frame_of_an_old_connection_is_forgotten);
     tcase_add_test(t, slow_readers_lose_whole_frames);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "devices/pci.h"
 #include "tests/unit/platform_fake.h"
+#include "tests/unit/run_suite.h"
 
 #define ECAM         UINT64_C(0xe0000000)
 #define WINDOW_START UINT32_C(0xc0000000)
@@ -434,10 +435,5 @@ int main(void)
     tcase_add_test(tests, reset_returns_to_the_assigned_places);
     tcase_add_test(tests, state_round_trip);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

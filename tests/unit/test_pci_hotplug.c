@@ -1,10 +1,10 @@
 // The hot-plug registers: what a guest finds there, what it says by them, state.
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "devices/pci_hotplug.h"
 #include "tests/unit/platform_fake.h"
+#include "tests/unit/run_suite.h"
 
 enum { PORT = 0x640, PM = 0x600, GPE = 0x620, SCI = 9, SLOT = 5 };
 
@@ -129,10 +129,5 @@ int main(void)
     tcase_add_test(t, what_has_gone_is_forgotten);
     tcase_add_test(t, state_keeps_what_is_under_way);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

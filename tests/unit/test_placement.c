@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cluster/placement/placement.h"
+#include "tests/unit/run_suite.h"
 
 #define GIB (UINT64_C(1) << 30)
 
@@ -510,10 +511,5 @@ int main(void)
     tcase_add_test(tc, test_evacuation_says_why_it_stops);
     tcase_add_test(tc, test_what_cannot_be);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -1,10 +1,10 @@
 // The panic device.
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "devices/pvpanic.h"
 #include "tests/unit/platform_fake.h"
+#include "tests/unit/run_suite.h"
 
 static struct fake_machine fake;
 static struct device *device;
@@ -69,10 +69,5 @@ int main(void)
     tcase_add_test(t, what_is_said);
     tcase_add_test(t, a_taken_port_is_refused);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -3,7 +3,6 @@
 #include <check.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,6 +10,7 @@
 #include "migrate/protocol.h"
 #include "migrate/ram_receiver.h"
 #include "migrate/ram_sender.h"
+#include "tests/unit/run_suite.h"
 
 enum { PIECE = 2 << 20, SIZE = 6 * PIECE, PAGES = SIZE / GUEST_PAGE_SIZE, STREAMS = 4 };
 
@@ -190,10 +190,5 @@ int main(void)
     tcase_add_loop_test(tc, test_all_arrives, 0, 4);
     tcase_add_loop_test(tc, test_announcements, 0, 2);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

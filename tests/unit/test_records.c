@@ -10,6 +10,7 @@
 #include "cluster/manager/declare.h"
 #include "cluster/manager/manager.h"
 #include "cluster/records/left.h"
+#include "tests/unit/run_suite.h"
 
 static struct store_bytes bytes_of(const char *text)
 {
@@ -712,10 +713,5 @@ int main(void)
     tcase_add_test(tc, test_manager_moves_the_oldest_first);
     tcase_add_test(tc, test_manager_after_restore);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

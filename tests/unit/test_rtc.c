@@ -2,7 +2,6 @@
 #include <check.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -10,6 +9,7 @@
 #include "base/clock.h"
 #include "devices/rtc.h"
 #include "tests/unit/platform_fake.h"
+#include "tests/unit/run_suite.h"
 
 enum { PORT = 0x70, GSI = 8 };
 
@@ -313,10 +313,5 @@ int main(void)
     tcase_add_test(tests, memory_and_sizes);
     tcase_add_test(tests, state_round_trip);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/runtime_dir.h"
+#include "tests/unit/run_suite.h"
 
 static char root[PATH_MAX];
 static struct runtime_dir dir;
@@ -357,10 +358,5 @@ int main(void)
     tcase_add_test(tests, facts_last_for_this_boot);
     tcase_add_test(tests, default_places);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -29,6 +29,7 @@
 #include "base/filter/thread_filter.h"
 #include "base/local_socket.h"
 #include "base/log.h"
+#include "tests/unit/run_suite.h"
 #include "vmm/sandbox_namespaces.h"
 
 // ---- the tries: 0, or -errno ----
@@ -634,10 +635,5 @@ int main(void)
     tcase_add_test(tests, no_privilege_is_left);
     tcase_add_test(tests, unarmed_threads_are_not_filtered);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(suite);
 }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/unit/run_suite.h"
 #include "vmm/sched/sched_board.h"
 
 static char path[] = "/tmp/ferry-board.XXXXXX";
@@ -422,10 +423,5 @@ int main(void)
     tcase_add_test(tc, leases_of_grants);
     tcase_add_test(tc, leases_are_of_one_cpu);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

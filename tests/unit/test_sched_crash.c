@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "tests/unit/board_machine.h"
+#include "tests/unit/run_suite.h"
 
 // A child's whole life on the board, some 15,000 instructions, is cut at so many places.
 #ifdef __SANITIZE_ADDRESS__
@@ -163,10 +164,5 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_add_test(tc, killed_at_each_step);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "tests/unit/board_machine.h"
+#include "tests/unit/run_suite.h"
 
 static char path[64];
 
@@ -319,10 +320,5 @@ int main(void)
     tcase_add_loop_test(tc, other_bus_errors, 0, 2);
     tcase_add_loop_test(tc, nonsense, 0, DAMAGES);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -3,6 +3,7 @@
 #include <check.h>
 #include <stdlib.h>
 
+#include "tests/unit/run_suite.h"
 #include "vmm/sched/sched_policy.h"
 
 #define MS UINT64_C(1000000)
@@ -190,10 +191,5 @@ int main(void)
     tcase_add_test(tc, late_and_then_anything);
     tcase_add_test(tc, work_in_sleep_is_debt_beyond_the_share);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "tests/unit/run_suite.h"
 #include "tests/unit/sched_sim.h"
 
 // ---- shares ----
@@ -452,10 +453,5 @@ int main(void)
     tcase_set_timeout(cost, 60);
     tcase_add_test(cost, decisions_cost_little);
     suite_add_tcase(suite, cost);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

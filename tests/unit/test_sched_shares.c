@@ -2,8 +2,8 @@
 // those that work without a pause, on one CPU and on two.
 #include <check.h>
 #include <math.h>
-#include <stdlib.h>
 
+#include "tests/unit/run_suite.h"
 #include "tests/unit/sched_sim.h"
 
 // What those that never sleep should have got of `total` ns: by weight, none more than `most`.
@@ -174,10 +174,5 @@ int main(void)
     tcase_add_loop_test(tc, what_the_host_took_is_not_owed_for_ever, 0, 3);
     tcase_add_loop_test(tc, who_has_a_cpu_keeps_it, 0, 4);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

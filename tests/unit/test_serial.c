@@ -1,12 +1,12 @@
 // The serial port: what Linux's probe looks at, interrupts, back-pressure, input, state.
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/bytes.h"
 #include "devices/serial.h"
 #include "tests/unit/platform_fake.h"
+#include "tests/unit/run_suite.h"
 
 enum { PORT = 0x3f8, GSI = 4 };
 
@@ -334,10 +334,5 @@ int main(void)
     tcase_add_test(tests, quiesce_holds_still);
     tcase_add_test(tests, state_round_trip);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/unit/run_suite.h"
 #include "vmm/sched/slicer.h"
 
 enum { SPINNERS = 4 };
@@ -272,10 +273,5 @@ int main(void)
     tcase_add_test(tc, others_that_end_or_stand_still_hold_nobody_up);
     tcase_add_test(tc, settings_change_at_any_time);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

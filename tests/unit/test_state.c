@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/state.h"
+#include "tests/unit/run_suite.h"
 #include "vmm/irqchip.h"
 #include "vmm/machine_clock.h"
 #include "vmm/vcpu_state.h"
@@ -418,10 +419,5 @@ int main(void)
     tcase_add_test(tc, test_exchange);
     tcase_add_test(tc, test_hostile_section);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

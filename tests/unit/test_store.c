@@ -2,10 +2,10 @@
 #include <check.h>
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cluster/store/machine.h"
+#include "tests/unit/run_suite.h"
 
 enum { KEYS = 12, REVISIONS = 700 };
 
@@ -543,10 +543,5 @@ int main(void)
     tcase_add_test(tests, test_results_fit_the_question);
     tcase_add_test(tests, test_prefix_end);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(suite);
 }

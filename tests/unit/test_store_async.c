@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cluster/member/member_internal.h"
 #include "cluster/store/async.h"
+#include "tests/unit/run_suite.h"
 
 static uv_loop_t loop;
 static char directory[64], data[96], peer[96], address[96];
@@ -600,10 +601,5 @@ int main(void)
     tcase_add_checked_fixture(forgetful, setup_forgetful, teardown);
     tcase_add_test(forgetful, test_watch_of_what_was_compacted);
     suite_add_tcase(suite, forgetful);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(suite);
 }

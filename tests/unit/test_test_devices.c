@@ -5,6 +5,7 @@
 
 #include "devices/test_devices.h"
 #include "tests/unit/platform_fake.h"
+#include "tests/unit/run_suite.h"
 
 struct fixture {
     struct fake_machine fake;
@@ -154,10 +155,5 @@ int main(void)
     tcase_add_test(tests, state_round_trip);
     tcase_add_test(tests, taken_ports_leave_nothing);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

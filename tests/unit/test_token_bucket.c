@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/token_bucket.h"
+#include "tests/unit/run_suite.h"
 
 #define SECOND UINT64_C(1000000000)
 
@@ -178,10 +179,5 @@ int main(void)
     tcase_add_test(tests, a_new_rate_keeps_what_is_owed);
     tcase_add_test(tests, huge_numbers_do_not_wrap);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(suite);
 }

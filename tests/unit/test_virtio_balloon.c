@@ -1,12 +1,12 @@
 // The balloon: pages that go, pages that are reported, statistics, state.
 #include <check.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/virtio_balloon.h"
+#include "tests/unit/run_suite.h"
 #include "tests/unit/virtio_driver.h"
 
 enum { SLOT = 2, INFLATE = 0, DEFLATE = 1, STATISTICS = 2, QUEUE_SIZE = 16, PAGE = 4096 };
@@ -317,10 +317,5 @@ int main(void)
     tcase_add_test(t, statistics_come_when_asked_for);
     tcase_add_test(t, state_keeps_sizes_and_the_waiting_buffer);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

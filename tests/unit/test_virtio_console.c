@@ -1,11 +1,11 @@
 // The console: output with back-pressure, input that waits, state.
 #include <check.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/virtio_console.h"
+#include "tests/unit/run_suite.h"
 #include "tests/unit/virtio_driver.h"
 
 enum { SLOT = 2, RECEIVE = 0, TRANSMIT = 1, QUEUE_SIZE = 16, SINK_SIZE = 1 << 20 };
@@ -279,10 +279,5 @@ static Suite *make_suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(make_suite());
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(make_suite());
 }

@@ -7,7 +7,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -19,6 +18,7 @@
 #include "devices/virtio/virtio_net.h"
 #include "devices/virtio/virtio_net_parts.h"
 #include "tests/unit/fake_net.h"
+#include "tests/unit/run_suite.h"
 #include "tests/unit/virtio_driver.h"
 
 enum { SLOT = 2, PAIRS = 2, RX = 0, TX = 1, CONTROL = 2 * PAIRS, HEADER = NET_HEADER_SIZE };
@@ -818,10 +818,5 @@ static Suite *make_suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(make_suite());
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(make_suite());
 }

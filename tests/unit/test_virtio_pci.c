@@ -9,6 +9,7 @@
 #include "devices/virtio/virtio_blk.h"
 #include "devices/virtio/virtio_rng.h"
 #include "tests/unit/fake_block.h"
+#include "tests/unit/run_suite.h"
 #include "tests/unit/virtio_driver.h"
 
 enum { RNG_SLOT = 3, BLK_SLOT = 4, DISK_SIZE = 1 << 20, QUEUE_SIZE = 16 };
@@ -697,10 +698,5 @@ static Suite *make_suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(make_suite());
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(make_suite());
 }

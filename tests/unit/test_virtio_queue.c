@@ -1,11 +1,11 @@
 // The queue module against well-behaved and hostile rings, without a device around it.
 #include <check.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "devices/virtio/queue.h"
+#include "tests/unit/run_suite.h"
 
 enum {
     RAM_SIZE = 1 << 20,
@@ -823,10 +823,5 @@ static Suite *make_suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(make_suite());
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(make_suite());
 }

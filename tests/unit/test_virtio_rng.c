@@ -1,10 +1,10 @@
 // The entropy device.
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/virtio_rng.h"
+#include "tests/unit/run_suite.h"
 #include "tests/unit/virtio_driver.h"
 
 enum { SLOT = 2, QUEUE_SIZE = 64 };
@@ -102,10 +102,5 @@ int main(void)
     tcase_add_test(t, chains_without_room_come_back_empty);
     tcase_add_test(t, a_full_ring_is_served);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

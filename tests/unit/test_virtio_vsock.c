@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -11,6 +10,7 @@
 
 #include "devices/virtio/pci_transport.h"
 #include "devices/virtio/virtio_vsock_parts.h"
+#include "tests/unit/run_suite.h"
 #include "tests/unit/virtio_driver.h"
 
 enum {
@@ -635,10 +635,5 @@ int main(void)
     tcase_add_test(t, after_a_move_connections_are_gone);
     tcase_add_test(t, reset_closes_everything);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_set_tap(sr, "-");
-    srunner_run_all(sr, CK_SILENT);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(s);
 }

@@ -5,6 +5,7 @@
 
 #include "cluster/wal/wal.h"
 #include "tests/unit/model_disk.h"
+#include "tests/unit/run_suite.h"
 
 enum { SEGMENT = 8 * WAL_BLOCK, ENTRIES_MAX = 400, STEPS = 40 };
 
@@ -836,10 +837,5 @@ int main(void)
     tcase_add_test(tests, test_opened_on_a_full_disk);
     tcase_add_test(tests, test_snapshot_in_pieces);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+    return run_suite(suite);
 }

@@ -1,11 +1,11 @@
 // What machines ask of hosts and hosts tell of themselves: words, pools, rules, paths that would
 // leave a pool; and that placement gets it (placer).
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cluster/manager/placer.h"
 #include "cluster/records/wishes.h"
+#include "tests/unit/run_suite.h"
 
 static const struct {
     const char *placement, *why; // NULL: fine
@@ -193,10 +193,5 @@ int main(void)
     tcase_add_test(tcase, test_facts_are_checked);
     tcase_add_loop_test(tcase, test_placer_hands_it_on, 0, COUNT(placer_cases));
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_tap(runner, "-");
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_suite(suite);
 }

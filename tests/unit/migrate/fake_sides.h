@@ -91,6 +91,3 @@ extern void (*on_target_ask)(struct target_side *side, enum arbiter_question que
 void check_source_goes_on(const struct source_side *side);
 void check_moved(const struct source_side *source, struct target_side *target);
 void reset_evidence(void);
-
-// Runs the suite, as TAP; for main().
-int run_suite(Suite *suite);
