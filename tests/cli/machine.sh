@@ -19,7 +19,7 @@ check "the name was used again" jq -e '.reason == "power-off" and .exit_status =
 says "rm" 0 "" ferry rm fg
 says "rm twice" 1 "ferry: rm: there is no machine named 'fg'*" ferry rm fg
 says "a kernel that is none" 1 "ferry: run: *kernel*" ferry run fg --kernel tests/cli/machine.sh
-truncate -s 1T "$work/huge" # costs nothing, until somebody reads it
+truncate -s 1099511627776 "$work/huge" # costs nothing, until somebody reads it
 says "an initrd larger than the guest's memory" 1 "ferry: run: *no room for the initrd (1 TiB)*--memory*" \
     ferry run fg --kernel "$GUEST" --initrd "$work/huge" --memory 32M
 says "a kernel that is larger than any" 1 "ferry: run: *kernel '*huge': the kernel's file has 1 TiB*" ferry run fg --kernel "$work/huge"

@@ -27,10 +27,13 @@ check "to its end" console_has held "mode=panic known=3 survived"
 check "reset, it starts again" panic again panic --on-panic reset --detach
 twice() { [ "$(ferry logs again | grep -c "mode=panic now")" -ge 2 ]; }
 check "more than once" await twice
-ferry events again >"$work/events" 2>&1 &
-listener=$!
-heard() { grep -q 'guest-crashed' "$work/events"; }
-check "the event tells" await heard
 ferry kill again >/dev/null
+# Each time it is resumed it panics again, until somebody listens. (Of one that doesn't stop only ten a minute are told.)
+panic told "panic count=1000" --on-panic pause --detach >/dev/null
+ferry events told >"$work/events" 2>&1 &
+listener=$!
+heard() { grep -q 'guest-crashed' "$work/events" || { ferry resume told; false; }; }
+check "the event tells" await heard
+ferry kill told >/dev/null
 wait $listener
 finish
