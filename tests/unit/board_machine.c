@@ -1,6 +1,31 @@
 #include "tests/unit/board_machine.h"
 
+#include <check.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
 #include "base/clock.h"
+
+void board_machine_make_file(char path[64])
+{
+    strcpy(path, "/tmp/ferry-board.XXXXXX");
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+}
+
+struct board *board_machine_open(const char *path, uint64_t cpus)
+{
+    struct board *board;
+    struct error err = {0};
+    struct sched_cpus set = {.bits = {cpus}};
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_msg(board_open(&board, fd, &set, &err) == 0, "%s", err.message);
+    return board;
+}
 
 struct sched_policy *board_machine_lock(struct board_machine *m)
 {

@@ -11,28 +11,19 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/unit/board_machine.h"
 #include "tests/unit/run_suite.h"
-#include "vmm/sched/sched_board.h"
 
-static char path[] = "/tmp/ferry-board.XXXXXX";
+static char path[64];
 
 static struct board *open_board(void)
 {
-    struct board *board;
-    struct error err = {0};
-    struct sched_cpus one = {.bits = {1}};
-    int fd = open(path, O_RDWR | O_CLOEXEC);
-    ck_assert_int_ge(fd, 0);
-    ck_assert_msg(board_open(&board, fd, &one, &err) == 0, "%s", err.message);
-    return board;
+    return board_machine_open(path, 1);
 }
 
 static void setup(void)
 {
-    strcpy(path, "/tmp/ferry-board.XXXXXX");
-    int fd = mkstemp(path);
-    ck_assert_int_ge(fd, 0);
-    close(fd);
+    board_machine_make_file(path);
 }
 
 static void teardown(void)

@@ -32,23 +32,14 @@ static struct {
 
 static struct board *open_board(void)
 {
-    struct board *board;
-    struct error err = {0};
-    struct sched_cpus one = {.bits = {1}};
-    int fd = open(path, O_RDWR | O_CLOEXEC);
-    ck_assert_int_ge(fd, 0);
-    ck_assert_msg(board_open(&board, fd, &one, &err) == 0, "%s", err.message);
-    return board;
+    return board_machine_open(path, 1);
 }
 
 static void setup(void)
 {
     steps = mmap(NULL, sizeof(*steps), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     ck_assert_ptr_ne(steps, MAP_FAILED);
-    strcpy(path, "/tmp/ferry-board.XXXXXX");
-    int fd = mkstemp(path);
-    ck_assert_int_ge(fd, 0);
-    close(fd);
+    board_machine_make_file(path);
 }
 
 static void teardown(void)

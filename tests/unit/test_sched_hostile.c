@@ -33,18 +33,12 @@ static int try_to_open(struct board **board, struct error *err)
 
 static struct board *open_board(void)
 {
-    struct board *board;
-    struct error err = {0};
-    ck_assert_msg(try_to_open(&board, &err) == 0, "%s", err.message);
-    return board;
+    return board_machine_open(path, 3);
 }
 
 static void setup(void)
 {
-    strcpy(path, "/tmp/ferry-board.XXXXXX");
-    int fd = mkstemp(path);
-    ck_assert_int_ge(fd, 0);
-    close(fd);
+    board_machine_make_file(path);
 }
 
 static void teardown(void)
