@@ -49,11 +49,6 @@ struct caller {
     uint64_t since;
 };
 
-struct retired {
-    LIST_ENTRY(retired) link;
-    struct tls_credentials *tls;
-};
-
 struct client_host {
     const struct member_options *options;
     const char *store;
@@ -62,7 +57,7 @@ struct client_host {
     uint64_t avoided[CLIENT_HOST_MEMBERS]; // until when, as in the file
     unsigned next;                         // member to be tried when the first one is avoided
     struct tls_credentials *tls;
-    LIST_HEAD(, retired) retired;
+    struct retired_list retired;
     struct connection_set connections;
     bool set_open;
     uv_stream_t *listeners[4];
@@ -392,25 +387,6 @@ static void end(struct client_host *host, int error)
     host->options->ended(host->options->context, error);
 }
 
-static int load_tls(struct client_host *host, struct error *err)
-{
-    const struct member_options *o = host->options;
-    struct tls_credentials *tls = NULL;
-    struct retired *old = calloc(1, sizeof(*old));
-    int r = old ? tls_credentials_load(&tls, tls_source(o->tls_certificate), tls_source(o->tls_key),
-                                       tls_source(o->tls_ca), err)
-                : error_set(err, ENOMEM, "out of memory");
-    if (r) {
-        free(old);
-        return r;
-    }
-    // Sessions that are open point to the old ones.
-    old->tls = host->tls;
-    LIST_INSERT_HEAD(&host->retired, old, link);
-    host->tls = tls;
-    return 0;
-}
-
 static void take_lists(struct client_host *host)
 {
     struct client_host_look *look = &host->look;
@@ -453,7 +429,7 @@ static void look_done(uv_work_t *work, int status)
     else
         host->avoided[0] = clock_monotonic_ns() + AVOID_NS;
     tell_touch(host, look->status == STORE_OK);
-    if (look->renewed && load_tls(host, &err))
+    if (look->renewed && member_tls_load(host->options, &host->tls, &host->retired, &err))
         log_warning("renewing this host's certificate: %s", err.message);
     else if (look->renewed)
         log_info("this host's certificate is a new one");
@@ -504,7 +480,7 @@ static int start(struct client_host *host, struct error *err)
     const struct member_options *o = host->options;
     int r = client_host_file_load(&host->file, o->directory, err);
     if (!r && o->tls_ca)
-        r = load_tls(host, err);
+        r = member_tls_load(host->options, &host->tls, &host->retired, err);
     if (r)
         return r;
     int code = connection_set_init(&host->connections, host->loop);
@@ -582,14 +558,9 @@ void client_host_stop(struct client_host *host)
 
 void client_host_free(struct client_host *host)
 {
-    struct retired *old;
     if (!host)
         return;
-    while ((old = LIST_FIRST(&host->retired))) {
-        LIST_REMOVE(old, link);
-        tls_credentials_free(old->tls);
-        free(old);
-    }
+    member_tls_free_retired(&host->retired);
     if (host->relay_fd >= 0)
         close(host->relay_fd);
     client_host_look_free(&host->look);

@@ -116,6 +116,8 @@ struct inbound {
     uint64_t gone_since; // and that after which it was known to be gone; 0: it isn't
 };
 
+LIST_HEAD(retired_list, retired_credentials);
+
 struct member {
     struct member_options options;
     uv_loop_t *loop;
@@ -179,7 +181,7 @@ struct member {
         bool working;
         int failed;
         uint64_t again; // not asked for before this tick
-        LIST_HEAD(, retired_credentials) retired;
+        struct retired_list retired;
     } renewal;
 
     struct store_snapshot *taking;
@@ -296,6 +298,11 @@ bool member_ca_take_frame(struct member *member, struct peer *peer, uint16_t typ
                           const uint8_t *payload, size_t length);
 
 // member_renew.c
+// Loads the options' certificate, key and CA into *tls. What was there is kept in `retired`, since
+// sessions that are open point to it.
+int member_tls_load(const struct member_options *options, struct tls_credentials **tls,
+                    struct retired_list *retired, struct error *err);
+void member_tls_free_retired(struct retired_list *retired);
 void member_renew_tick(struct member *member);
 void member_renew_free(struct member *member);
 // As member_ca_take_frame().

@@ -25,6 +25,36 @@ struct retired_credentials {
     struct tls_credentials *tls;
 };
 
+// ---- those in use, and those before ----
+
+int member_tls_load(const struct member_options *o, struct tls_credentials **tls,
+                    struct retired_list *retired, struct error *err)
+{
+    struct tls_credentials *new = NULL;
+    struct retired_credentials *old = malloc(sizeof(*old));
+    int r = old ? tls_credentials_load(&new, tls_source(o->tls_certificate), tls_source(o->tls_key),
+                                       tls_source(o->tls_ca), err)
+                : error_set(err, ENOMEM, "out of memory");
+    if (r) {
+        free(old);
+        return r;
+    }
+    old->tls = *tls;
+    LIST_INSERT_HEAD(retired, old, link);
+    *tls = new;
+    return 0;
+}
+
+void member_tls_free_retired(struct retired_list *retired)
+{
+    struct retired_credentials *old;
+    while ((old = LIST_FIRST(retired))) {
+        LIST_REMOVE(old, link);
+        tls_credentials_free(old->tls);
+        free(old);
+    }
+}
+
 // ---- when ----
 
 static bool is_due(struct member *member)
@@ -56,25 +86,6 @@ static void work(uv_work_t *request)
         log_warning("renewing this host's certificate: %s", err.message);
 }
 
-static int use_new(struct member *member, struct error *err)
-{
-    const struct member_options *o = &member->options;
-    struct tls_credentials *tls = NULL;
-    struct retired_credentials *old = malloc(sizeof(*old));
-    int r = old ? tls_credentials_load(&tls, tls_source(o->tls_certificate), tls_source(o->tls_key),
-                                       tls_source(o->tls_ca), err)
-                : error_set(err, ENOMEM, "out of memory");
-    if (r) {
-        free(old);
-        return r;
-    }
-    // Sessions that are open point to the old ones.
-    old->tls = member->tls;
-    LIST_INSERT_HEAD(&member->renewal.retired, old, link);
-    member->tls = tls;
-    return 0;
-}
-
 static void worked(uv_work_t *request, int status)
 {
     struct member *member = request->data;
@@ -85,7 +96,7 @@ static void worked(uv_work_t *request, int status)
     if (status || member->renewal.failed || member->stopping || member->ended)
         return;
     member->renewal.known = false;
-    if (use_new(member, &err))
+    if (member_tls_load(&member->options, &member->tls, &member->renewal.retired, &err))
         log_warning("renewing this host's certificate: %s", err.message);
     else
         log_info("this host's certificate is a new one");
@@ -191,11 +202,6 @@ void member_renew_tick(struct member *member)
 
 void member_renew_free(struct member *member)
 {
-    struct retired_credentials *old;
-    while ((old = LIST_FIRST(&member->renewal.retired))) {
-        LIST_REMOVE(old, link);
-        tls_credentials_free(old->tls);
-        free(old);
-    }
+    member_tls_free_retired(&member->renewal.retired);
     free(member->renewal.writing);
 }
