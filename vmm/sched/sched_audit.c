@@ -37,11 +37,6 @@ static bool cpus_are_some_of(const struct sched_cpus *cpus, const struct sched_c
     return any && !others;
 }
 
-static bool is_waiting(const struct sched_entity *e)
-{
-    return e->queued && e->state != SCHED_RUNNING && e->state != SCHED_LATE;
-}
-
 static bool is_in_throttled_tree(const struct sched_entity *e)
 {
     return e->state == SCHED_THROTTLED || e->state == SCHED_LATE;
@@ -81,7 +76,7 @@ static bool state_is_right(const struct sched_policy *p, uint32_t id, const stru
 static void count(struct sums *s, const struct sched_queue *q, const struct sched_entity *e)
 {
     s->count++;
-    s->waiting += is_waiting(e);
+    s->waiting += sched_is_in_tree(e);
     s->heavy += e->heavy != 0;
     s->total += e->effective;
     s->weight += e->weight;
@@ -121,7 +116,7 @@ static bool look_at_node(void *opaque, uint32_t id)
     const struct sched_node *n = a->by_weight ? &e->by_weight : &e->by_time;
     bool belongs = a->queue == SCHED_NONE
                        ? is_in_throttled_tree(e)
-                       : e->queue == a->queue && e->queued && (a->by_weight || is_waiting(e));
+                       : e->queue == a->queue && e->queued && (a->by_weight || sched_is_in_tree(e));
     bool again = a->seen[id / 64] >> (id % 64) & 1;
     bool in_order = a->first || !sched_before(n->key, a->key);
     a->seen[id / 64] |= UINT64_C(1) << (id % 64);
@@ -136,6 +131,8 @@ static bool look_at_node(void *opaque, uint32_t id)
 static bool tree_is_right(struct audit *a, uint32_t root, uint32_t queue, bool by_weight,
                           uint32_t nodes)
 {
+    if (nodes == 0)
+        return root == SCHED_NONE;
     struct sched_nodes at = by_weight ? sched_weight_nodes(a->p) : sched_nodes(a->p);
     memset(a->seen, 0, sizeof(a->seen));
     a->found = 0;

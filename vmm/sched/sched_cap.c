@@ -1,5 +1,7 @@
 #include "vmm/sched/sched_cap.h"
 
+#include "vmm/sched/sched_internal.h"
+
 enum { LEAST_RUN_NS = 100000 };
 
 // A run shorter than this isn't granted.
@@ -11,9 +13,8 @@ static int64_t least_run(const struct sched_cap *cap)
 
 static void refill(struct sched_cap *cap, uint64_t now)
 {
-    // Read once, and never divided by 0: what is there may be nonsense (sched_policy.h).
-    uint64_t period = __atomic_load_n(&cap->limits.period, __ATOMIC_RELAXED);
-    uint64_t periods = now > cap->origin ? (now - cap->origin) / (period ? period : 1) + 1 : 0;
+    uint64_t period = sched_divisor(&cap->limits.period);
+    uint64_t periods = now > cap->origin ? (now - cap->origin) / period + 1 : 0;
     if (periods <= cap->refills)
         return;
     int64_t most = (int64_t)(cap->limits.quota + cap->limits.burst) + least_run(cap);

@@ -118,6 +118,13 @@ static inline uint32_t sched_highest(const struct sched_policy *p)
     return sched_at_most(p->highest, SCHED_ENTITIES_LIMIT);
 }
 
+// Whether it is in the tree of those that wait: also one that went to sleep with more than its
+// share, until the others have caught up.
+static inline bool sched_is_in_tree(const struct sched_entity *e)
+{
+    return e->queued && e->state != SCHED_RUNNING && e->state != SCHED_LATE;
+}
+
 // For what something is divided by: read once, and never 0.
 static inline uint64_t sched_divisor(const uint64_t *number)
 {

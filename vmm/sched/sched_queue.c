@@ -88,13 +88,6 @@ static void place(const struct sched_queue *q, struct sched_entity *e, int64_t l
     e->deadline = e->time + (uint64_t)to_virtual(left, e->effective);
 }
 
-// Whether it is in the tree of those that wait: also one that went to sleep with more than its
-// share, until the others have caught up.
-static bool is_in_tree(const struct sched_entity *e)
-{
-    return e->queued && e->state != SCHED_RUNNING && e->state != SCHED_LATE;
-}
-
 static void tree_add(struct sched_policy *p, struct sched_queue *q, uint32_t id)
 {
     const struct sched_entity *e = sched_entity(p, id);
@@ -131,7 +124,7 @@ static void change(struct sched_policy *p, struct sched_queue *q, uint32_t id, u
         lag = (int64_t)(((__int128)lag * (int64_t)(others + weight) -
                          (__int128)sched_queue_lag(q, e, now) * weight) /
                         (__int128)others);
-    if (is_in_tree(e))
+    if (sched_is_in_tree(e))
         tree_take(p, q, id);
     struct sched_entity changed = *e;
     changed.effective = weight;
@@ -140,7 +133,7 @@ static void change(struct sched_policy *p, struct sched_queue *q, uint32_t id, u
     count_out(q, e);
     *e = changed;
     count_in(q, e);
-    if (is_in_tree(e))
+    if (sched_is_in_tree(e))
         tree_add(p, q, id);
 }
 
@@ -262,7 +255,7 @@ void sched_queue_enter(struct sched_policy *p, uint32_t id, uint64_t now)
     rebase(q);
     // Negative: the heaviest is the first.
     sched_tree_insert(sched_weight_nodes(p), &q->weights, id, -(uint64_t)e->weight, 0);
-    if (is_in_tree(e))
+    if (sched_is_in_tree(e))
         tree_add(p, q, id);
     find_heavy(p, q, now);
 }
@@ -273,7 +266,7 @@ void sched_queue_leave(struct sched_policy *p, uint32_t id, uint64_t now)
     struct sched_queue *q = sched_queue(p, e->queue);
     uint64_t time = sched_queue_time(q, now);
     e->lag = bounded(p, sched_queue_lag(q, e, now));
-    if (is_in_tree(e))
+    if (sched_is_in_tree(e))
         tree_take(p, q, id);
     if (e->heavy)
         unlink_heavy(p, q, id);
@@ -305,7 +298,7 @@ void sched_queue_ran(struct sched_policy *p, uint32_t id, int64_t ran, enum sche
 {
     struct sched_entity *e = sched_entity(p, id);
     struct sched_queue *q = sched_queue(p, e->queue);
-    if (is_in_tree(e))
+    if (sched_is_in_tree(e))
         tree_take(p, q, id);
     count_out(q, e);
     e->state = after;
@@ -316,7 +309,7 @@ void sched_queue_ran(struct sched_policy *p, uint32_t id, int64_t ran, enum sche
         e->deadline = e->time + (uint64_t)to_virtual((int64_t)e->slice, e->effective);
     count_in(q, e);
     rebase(q);
-    if (is_in_tree(e))
+    if (sched_is_in_tree(e))
         tree_add(p, q, id);
 }
 
