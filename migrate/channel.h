@@ -87,11 +87,11 @@ int channel_receive(struct channel *channel, void *out, size_t length);
 
 enum { FRAME_HEADER_SIZE = 8 };
 
-// Sends a frame. -EMSGSIZE when it is too long, -ENOMEM when the writer had failed.
 // What -errno of an exchange means that was made while something was being done ("waiting for the
 // target"): a sentence with what to look at. Returns the code.
 int channel_exchange_error(int code, const char *doing, struct error *err);
 
+// Sends a frame. -EMSGSIZE when it is too long, -ENOMEM when the writer had failed.
 int channel_send_frame(struct channel *channel, uint32_t type, const struct byte_writer *contents);
 // A frame's header. 0 or -errno.
 int channel_receive_header(struct channel *channel, uint32_t *type, uint32_t *length);

@@ -23,9 +23,9 @@ struct channel_tls;
 // Shakes hands over a connected socket. 0, or a sentence.
 int channel_tls_open(struct channel_tls **out, int fd, const struct tls_credentials *credentials,
                      bool server, const char *peer_name, uint64_t deadline_ns, struct error *err);
-// NULL is allowed. The descriptor stays open.
 // Whose certificate the other side has shown; false: none.
 bool channel_tls_subject(const struct channel_tls *tls, struct tls_subject *subject);
+// NULL is allowed. The descriptor stays open.
 void channel_tls_close(struct channel_tls *tls);
 void channel_tls_set_deadline(struct channel_tls *tls, uint64_t deadline_ns);
 // Whether there are bytes that have left the socket already.

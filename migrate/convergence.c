@@ -21,6 +21,13 @@ static uint64_t time_for(uint64_t bytes, uint64_t bandwidth)
     return ns > UINT64_MAX ? UINT64_MAX : (uint64_t)ns;
 }
 
+// How long it would stand for so much.
+static uint64_t downtime_for(const struct convergence *c, uint64_t bytes, uint64_t bandwidth)
+{
+    uint64_t transfer = time_for(bytes, bandwidth);
+    return transfer > UINT64_MAX - c->fixed_cost_ns ? UINT64_MAX : transfer + c->fixed_cost_ns;
+}
+
 // How much of what the link carried the guest wrote meanwhile, thousandths. All that was written
 // again counts once, so of a fast writer in little memory it is less than what it wrote.
 static uint64_t written_share(const struct convergence_sample *sample)
@@ -34,9 +41,7 @@ static uint64_t written_share(const struct convergence_sample *sample)
 static bool is_flat(struct convergence *c, const struct convergence_sample *sample, uint64_t share)
 {
     uint64_t left = (uint64_t)((unsigned __int128)sample->remaining * share / 1000);
-    uint64_t after = time_for(left, sample->bandwidth);
-    bool enough = share < 1000 && after <= UINT64_MAX - c->fixed_cost_ns &&
-                  after + c->fixed_cost_ns <= c->downtime_ns;
+    bool enough = share < 1000 && downtime_for(c, left, sample->bandwidth) <= c->downtime_ns;
     if (share <= FLAT || enough) {
         c->flat_rounds = 0;
         return false;
@@ -64,9 +69,7 @@ static void slow_down(struct convergence *c, const struct convergence_sample *sa
 enum convergence_decision convergence_decide(struct convergence *c,
                                              const struct convergence_sample *sample)
 {
-    uint64_t transfer = time_for(sample->remaining, sample->bandwidth);
-    c->expected_downtime_ns =
-        transfer > UINT64_MAX - c->fixed_cost_ns ? UINT64_MAX : transfer + c->fixed_cost_ns;
+    c->expected_downtime_ns = downtime_for(c, sample->remaining, sample->bandwidth);
     if (c->expected_downtime_ns <= c->downtime_ns || sample->remaining == 0)
         return CONVERGENCE_SWITCH;
     if (c->timeout_ns && sample->elapsed_ns >= c->timeout_ns)

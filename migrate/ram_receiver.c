@@ -40,6 +40,11 @@ static int bad(struct error *err, const char *what)
     return error_set(err, EPROTO, "the stream of RAM is damaged: %s", what);
 }
 
+static int receive_failed(int rc, struct error *err)
+{
+    return channel_exchange_error(rc, "receiving RAM from the source", err);
+}
+
 // The memory of whole pages at `gpa`, or NULL.
 static uint8_t *find_pages(const struct ram_receiver *r, uint64_t gpa, uint64_t pages)
 {
@@ -68,14 +73,14 @@ static int receive_pages(struct stream *t, uint32_t length, struct error *err)
         return bad(err, "a run of pages has an impossible length");
     int rc = channel_receive(t->channel, gpa, sizeof(gpa));
     if (rc < 0)
-        return channel_exchange_error(rc, "receiving RAM from the source", err);
+        return receive_failed(rc, err);
     uint64_t pages = (length - sizeof(gpa)) / GUEST_PAGE_SIZE;
     uint8_t *hva = find_pages(r, bytes_get_u64(gpa), pages);
     if (!hva)
         return bad(err, "a run of pages lies outside of RAM");
     populate(t, hva, pages);
     rc = channel_receive(t->channel, hva, pages * GUEST_PAGE_SIZE);
-    return rc < 0 ? channel_exchange_error(rc, "receiving RAM from the source", err) : 0;
+    return rc < 0 ? receive_failed(rc, err) : 0;
 }
 
 // The source says what comes next. In later rounds it is of no use.
@@ -86,7 +91,7 @@ static int receive_coming(struct stream *t, uint32_t length, struct error *err)
         return bad(err, "an announcement of pages has an impossible length");
     int rc = channel_receive(t->channel, range, sizeof(range));
     if (rc < 0)
-        return channel_exchange_error(rc, "receiving RAM from the source", err);
+        return receive_failed(rc, err);
     uint64_t pages = bytes_get_u64(range + 8);
     uint8_t *hva = find_pages(t->receiver, bytes_get_u64(range), pages);
     if (!hva || pages > MIGRATE_COMING_LIMIT)
@@ -107,7 +112,7 @@ static int receive_zero(struct stream *t, uint32_t length, struct error *err)
         return bad(err, "a run of zero pages has an impossible length");
     int rc = channel_receive(t->channel, run, sizeof(run));
     if (rc < 0)
-        return channel_exchange_error(rc, "receiving RAM from the source", err);
+        return receive_failed(rc, err);
     uint64_t pages = bytes_get_u64(run + 8);
     uint8_t *hva = find_pages(t->receiver, bytes_get_u64(run), pages);
     if (!hva)
@@ -149,7 +154,7 @@ static int receive_round(struct stream *t, uint32_t length, struct error *err)
         return bad(err, "a barrier has an impossible length");
     int rc = channel_receive(t->channel, number, sizeof(number));
     if (rc < 0)
-        return channel_exchange_error(rc, "receiving RAM from the source", err);
+        return receive_failed(rc, err);
     ram_prefault_stop(t->prefault);
     t->prefault = NULL;
     t->later = true;
@@ -161,7 +166,7 @@ static int receive_one(struct stream *t, struct error *err)
     uint32_t type, length;
     int rc = channel_receive_header(t->channel, &type, &length);
     if (rc < 0)
-        return channel_exchange_error(rc, "receiving RAM from the source", err);
+        return receive_failed(rc, err);
     atomic_fetch_add_explicit(&t->receiver->bytes, length + FRAME_HEADER_SIZE,
                               memory_order_relaxed);
     switch (type) {

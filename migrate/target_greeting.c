@@ -34,15 +34,13 @@ bool target_greet(struct channel *channel, const struct migration_target_params 
     const char *wrong = NULL;
     char versions[MIGRATE_TEXT_LIMIT];
     bool readable = !params->tls || channel_secure(channel, params->tls, true, NULL, &err) == 0;
-    // Told in words, as TLS's alerts have none for it.
-    if (readable && params->tls && params->tls_peer &&
-        channel_check_peer(channel, params->tls_peer, &err))
-        wrong = err.message;
-    if (wrong)
-        ; // it is told
-    else if (!readable || channel_receive_frame(channel, MIGRATE_TEXT_LIMIT, &type, &frame) < 0 ||
-             type != MIGRATE_HELLO || !migrate_hello_decode(hello, frame.data, frame.length))
+    if (!readable)
         wrong = ""; // not one of ours: no answer
+    else if (params->tls && params->tls_peer && channel_check_peer(channel, params->tls_peer, &err))
+        wrong = err.message; // told in words, as TLS's alerts have none for it
+    else if (channel_receive_frame(channel, MIGRATE_TEXT_LIMIT, &type, &frame) < 0 ||
+             type != MIGRATE_HELLO || !migrate_hello_decode(hello, frame.data, frame.length))
+        wrong = "";
     else if (hello->major != MIGRATE_VERSION_MAJOR) {
         snprintf(versions, sizeof(versions),
                  "the source speaks version %u.%u of the migration protocol, this target %u.%u: "

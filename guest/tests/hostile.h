@@ -54,9 +54,9 @@ uint16_t hostile_chain_write(const struct hostile_victim *victim, uint64_t table
                              enum hostile_form form, uint64_t *random);
 // Writes what a request's header may look like, and other words, into the buffers.
 void hostile_buffers_write(const struct hostile_victim *victim, uint64_t *random);
-// Fills the buffers with a mark; counts the bytes that no longer have it.
 // No device is attacked: the tables are as at the start.
 void hostile_forget_descriptors(void);
+// Fills the buffers with a mark; counts the bytes that no longer have it.
 void hostile_mark(void);
 uint64_t hostile_marks_lost(void);
 
