@@ -123,13 +123,14 @@ static void copy_bounced(const struct block_request *request, uint64_t offset, u
 static int transfer_bounced(struct block_file *f, struct block_request *request)
 {
     void *buffer;
+    uint64_t left = request->length - request->progress;
+    size_t size = left < BOUNCE_SIZE ? (size_t)left : BOUNCE_SIZE;
     int rc = 0;
-    if (posix_memalign(&buffer, PAGE, BOUNCE_SIZE))
+    if (posix_memalign(&buffer, PAGE, size))
         return -ENOMEM;
-    while (rc == 0 && request->progress < request->length) {
-        uint64_t done = request->progress, left = request->length - done;
-        struct iovec whole = {.iov_base = buffer,
-                              .iov_len = left < BOUNCE_SIZE ? (size_t)left : BOUNCE_SIZE};
+    for (; rc == 0 && left > 0; left = request->length - request->progress) {
+        uint64_t done = request->progress;
+        struct iovec whole = {.iov_base = buffer, .iov_len = left < size ? (size_t)left : size};
         struct block_request piece = {.operation = request->operation,
                                       .offset = request->offset + done,
                                       .length = whole.iov_len,

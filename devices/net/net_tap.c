@@ -98,12 +98,6 @@ static const struct net_backend_ops tap_ops = {
 
 static int open_queue(const char *interface, unsigned queues, struct error *err)
 {
-    // TUNSETIFF would make one, which nobody has connected with anything.
-    if (if_nametoindex(interface) == 0)
-        return error_set(err, ENODEV,
-                         "tap '%s': there is no such interface; as root: ip tuntap add %s mode tap "
-                         "user $USER%s",
-                         interface, interface, queues > 1 ? " multi_queue" : "");
     int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return error_set_errno(err, errno,
@@ -137,6 +131,12 @@ int net_tap_open(const char *interface, unsigned queues, int *fds, struct error 
                          IFNAMSIZ - 1);
     if (queues == 0 || queues > NET_QUEUE_PAIRS_LIMIT)
         return error_set(err, EINVAL, "tap '%s': 1 to %d queues", interface, NET_QUEUE_PAIRS_LIMIT);
+    // TUNSETIFF would make one, which nobody has connected with anything.
+    if (if_nametoindex(interface) == 0)
+        return error_set(err, ENODEV,
+                         "tap '%s': there is no such interface; as root: ip tuntap add %s mode tap "
+                         "user $USER%s",
+                         interface, interface, queues > 1 ? " multi_queue" : "");
     for (unsigned i = 0; i < queues; i++) {
         fds[i] = open_queue(interface, queues, err);
         if (fds[i] < 0) {
