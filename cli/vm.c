@@ -14,16 +14,12 @@
 
 // ---- waiting ----
 
-struct awaited {
-    const char *name, *state; // NULL: that it is gone
-};
-
+// `opaque` is the state, or NULL: that it is gone.
 static int look_at_state(void *opaque, const json_t *machine, struct error *err)
 {
-    const struct awaited *awaited = opaque;
-    const char *wanted = awaited->state ? awaited->state : "deleted";
+    const char *wanted = opaque ? opaque : "deleted";
     if (!machine && daemon_knows_no_machine(err))
-        return awaited->state ? -ENOENT : 0;
+        return opaque ? -ENOENT : 0;
     if (!machine)
         return 1;
     const char *state = output_text_of(machine, "state");
@@ -36,9 +32,8 @@ static int look_at_state(void *opaque, const json_t *machine, struct error *err)
 int vm_await_state(const struct vm_options *o, const char *name, const char *state, bool gone,
                    struct error *err)
 {
-    struct awaited awaited = {.name = name, .state = gone ? NULL : state};
     int r = daemon_await(&o->common, o->timeout, "vm.show", json_pack("{s:s}", "name", name),
-                         look_at_state, &awaited, err);
+                         look_at_state, gone ? NULL : (void *)state, err);
     return r == -ETIMEDOUT
                ? error_prefix(err, "'%s' is not %s in time", name, gone ? "gone" : state)
                : r;

@@ -126,7 +126,6 @@ static void explain_silence(struct api_call *call)
     call->err = why;
     if (!silent)
         return;
-    call->err = (struct error){0};
     error_set(
         &call->err, why.code,
         "%.300s; %s (`ferry cluster status` on another host; docs/cluster.md, \"the store has "

@@ -67,6 +67,8 @@ static int add_waiting(struct moves *moves, size_t at)
 size_t moves_place(const struct moves *moves, const struct record_view *view,
                    const struct machine_entry *entry)
 {
+    if (!moves_is_waiting(view, entry))
+        return 0;
     for (size_t i = 0; i < moves->waiting_count; i++)
         if (&view->machines[moves->waiting[i]] == entry)
             return i + 1;

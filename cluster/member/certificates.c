@@ -327,6 +327,12 @@ bool certificate_key_is_of(const char *certificate_path, const char *key)
     return good;
 }
 
+bool certificate_is_due(int64_t begins, int64_t ends)
+{
+    int64_t made = begins + CERTIFICATE_CLOCKS_OFF;
+    return (int64_t)time(NULL) >= ends - (ends - made) / 3;
+}
+
 bool certificate_is_for(const char *ca_path, const char *certificate, const char *key_path)
 {
     gnutls_x509_crt_t own = NULL, ca = NULL;

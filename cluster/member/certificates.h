@@ -45,6 +45,9 @@ int certificate_request_for(const char *key_path, const char *name, char **reque
                             struct error *err);
 // Whether `key` (PEM) is that of the certificate in this file.
 bool certificate_key_is_of(const char *certificate_path, const char *key);
+// Whether a third of its time, or less, is left of a host's certificate with these dates (seconds
+// of the wall clock): time for a new one.
+bool certificate_is_due(int64_t begins, int64_t ends);
 // Whether `certificate` (PEM) is signed by the CA in one file, and for the key in the other.
 bool certificate_is_for(const char *ca_path, const char *certificate, const char *key_path);
 void certificate_pair_free(struct certificate_pair *pair);

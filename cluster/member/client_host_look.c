@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -148,10 +147,8 @@ static bool is_due(const struct member_options *o)
 {
     struct tls_subject own;
     struct error err;
-    if (!o->own_tls || tls_file_subject(tls_source(o->tls_certificate), &own, &err))
-        return false;
-    int64_t made = own.begins + CERTIFICATE_CLOCKS_OFF;
-    return (int64_t)time(NULL) >= own.ends - (own.ends - made) / 3;
+    return o->own_tls && !tls_file_subject(tls_source(o->tls_certificate), &own, &err) &&
+           certificate_is_due(own.begins, own.ends);
 }
 
 static int request_certificate(struct client_host_look *look, char **certificate, struct error *err)

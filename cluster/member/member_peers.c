@@ -361,9 +361,10 @@ static bool take_hello(struct inbound *inbound, const uint8_t *payload, size_t l
         return false;
     }
     struct tls_subject subject;
-    const char *fault = connection_subject(inbound->connection, &subject)
-                            ? member_certificate_fault(member, &subject)
-                            : NULL;
+    const char *fault =
+        !member->options.own_tls && connection_subject(inbound->connection, &subject)
+            ? member_certificate_fault(member, &subject)
+            : NULL;
     uint8_t why = 0;
     if (memcmp(hello.cluster, member->identity.cluster, sizeof(hello.cluster)) != 0)
         why = REFUSED_CLUSTER;
@@ -373,7 +374,7 @@ static bool take_hello(struct inbound *inbound, const uint8_t *payload, size_t l
         why = REFUSED_GONE;
     else if (hello.newest_command < member->machine->version)
         why = REFUSED_VERSION;
-    else if (fault && !member->options.own_tls) {
+    else if (fault) {
         // Under whatever id it comes.
         member_log_turned_away(member, inbound->connection, "a caller at the port for members",
                                fault);

@@ -69,9 +69,8 @@ static bool is_due(struct member *member)
         member->renewal.known = true;
     }
     const struct tls_subject *own = &member->renewal.subject;
-    int64_t made = own->begins + CERTIFICATE_CLOCKS_OFF, now = (int64_t)time(NULL);
     // Those of older versions carry no id: they are renewed at once.
-    return !own->id[0] || now >= own->ends - (own->ends - made) / 3;
+    return !own->id[0] || certificate_is_due(own->begins, own->ends);
 }
 
 // ---- taking the new one ----
